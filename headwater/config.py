@@ -1,0 +1,60 @@
+"""Where the servers are and how the service behaves, from the environment.
+
+`HEADWATER_POSTGRES` and `HEADWATER_KAFKA` point at servers; what is left out is run embedded, for development.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from headwater.errors import ConfigurationError
+
+TOPIC_PARTITIONS_MAX = 1_000
+
+
+class Settings(BaseSettings):
+    """Settings of one service; every one is an environment variable with the prefix `HEADWATER_`."""
+
+    model_config = SettingsConfigDict(env_prefix="HEADWATER_", frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    postgres: str | None = None
+    """`postgresql://user:password@host:port/database`; None runs an embedded server."""
+    kafka: str | None = None
+    """`host:port,host:port`; None runs an embedded broker."""
+    topic_partitions: Annotated[int, Field(ge=1, le=TOPIC_PARTITIONS_MAX)] = 6
+    """Partitions of a topic that Headwater creates."""
+    topic_replication_factor: Annotated[int, Field(ge=-1, le=32_767)] = -1
+    """Replicas of a topic that Headwater creates; -1 takes the broker's default."""
+    log_format: Annotated[str, Field(pattern="^(auto|console|json)$")] = "auto"
+    """`console`, `json`, or `auto`: console on a terminal, JSON otherwise."""
+    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
+    """Facts below this level are not written."""
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        ConfigurationError: a variable has a value that is not allowed; the message names it.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = (f"HEADWATER_{'_'.join(str(part) for part in e['loc']).upper()}: {e['msg']}" for e in error.errors())
+        raise ConfigurationError("; ".join(lines)) from None
+
+
+def redact(dsn: str) -> str:
+    """The address without its password, fit for a message or a log."""
+    try:
+        parts = urlsplit(dsn)
+        if parts.password is None:
+            return parts._replace(query="").geturl()
+        host = parts.netloc.rsplit("@", 1)[1]
+        return urlunsplit((parts.scheme, f"{parts.username or ''}:***@{host}", parts.path, "", ""))
+    except ValueError:
+        return "(an address that cannot be parsed)"

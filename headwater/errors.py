@@ -1,0 +1,179 @@
+"""Every error Headwater raises, by whose move it is.
+
+Each class carries its facts as typed attributes, says in `retryable` whether the same call may succeed later, and in its docstring whose
+move it is. Driver errors are translated into these once, in the adapter that met them.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+from uuid import UUID
+
+
+class HeadwaterError(Exception):
+    """Anything Headwater raises on purpose."""
+
+    retryable: ClassVar[bool] = False
+
+
+# -- the caller's mistake ---------------------------------------------------------------------------------------------
+
+
+class UsageError(HeadwaterError):
+    """The call itself is wrong; the caller changes the code or the configuration."""
+
+
+class ConfigurationError(UsageError):
+    """A setting is missing, malformed or contradicts another; whoever runs the service mends it."""
+
+
+class StoreNotOpen(UsageError):
+    """The store was used before it was opened or after it was closed; use it inside `async with`."""
+
+
+class TargetNotFound(UsageError):
+    """A `module:attribute` on the command line names nothing that can be run."""
+
+
+class InvalidStreamName(UsageError):
+    """The stream name breaks a limit; the caller chooses another."""
+
+
+class InvalidEvent(UsageError):
+    """The event cannot be stored or sent (size, encoding, a value JSON or PostgreSQL lacks); nothing was stored."""
+
+
+class UnknownEventType(UsageError):
+    """No event class of this name is registered; the caller defines, imports or registers it."""
+
+    def __init__(self, message: str, *, event_type: str) -> None:
+        super().__init__(message)
+        self.event_type = event_type
+
+
+# -- somebody else was first ------------------------------------------------------------------------------------------
+
+
+class ConcurrencyError(HeadwaterError):
+    """Another writer was first."""
+
+
+class WrongExpectedVersion(ConcurrencyError):
+    """The stream is not where the caller believed; load it again and decide again."""
+
+    retryable = True
+
+    def __init__(self, *, stream_name: str, expected: str, actual_version: int) -> None:
+        self.stream_name, self.expected, self.actual_version = stream_name, expected, actual_version
+        found = f"has {actual_version} events" if actual_version else "does not exist"
+        super().__init__(
+            f"stream {stream_name!r} {found}, but the append expected {expected}; nothing was stored: load the stream again and decide again"
+        )
+
+
+class DuplicateEvent(ConcurrencyError):
+    """An event id is already stored with other company; the caller gives new ids, or repeats the first append exactly."""
+
+    def __init__(self, message: str, *, event_id: UUID | None = None) -> None:
+        super().__init__(message)
+        self.event_id = event_id
+
+
+class TransactionConflict(ConcurrencyError):
+    """PostgreSQL ended the transaction for a deadlock or a serialisation failure; repeat the whole transaction."""
+
+    retryable = True
+
+
+# -- not there --------------------------------------------------------------------------------------------------------
+
+
+class NotFoundError(HeadwaterError):
+    """The thing named does not exist."""
+
+
+class StreamNotFound(NotFoundError):
+    """The stream has no events."""
+
+
+# -- storage ----------------------------------------------------------------------------------------------------------
+
+
+class StorageError(HeadwaterError):
+    """PostgreSQL refused or could not be asked."""
+
+
+class StorageUnavailable(StorageError):
+    """PostgreSQL cannot be reached, or went away; an append cut off by this has an unknown outcome: repeat it with the same event ids."""
+
+    retryable = True
+
+
+class MigrationNeeded(StorageError):
+    """The database's schema is not the one this version needs; whoever deploys runs `headwater migrate`."""
+
+
+class LogDiverged(StorageError):
+    """The log lost its tail behind this reader (a failover or a restored backup); the reader must be rebuilt."""
+
+
+class HorizonUnavailable(StorageError):
+    """The log was read where its horizon cannot be known: on a standby, or outside READ COMMITTED."""
+
+
+# -- delivery ---------------------------------------------------------------------------------------------------------
+
+
+class DeliveryError(HeadwaterError):
+    """A message could not be moved or handled."""
+
+
+class BrokerUnavailable(DeliveryError):
+    """Kafka cannot be reached; nothing is lost, the log keeps what was appended."""
+
+    retryable = True
+
+
+class RelayStopped(DeliveryError):
+    """The relay met an event that it may not skip; an operator reads the reason and mends it."""
+
+
+class RelayFenced(DeliveryError):
+    """Another relay has taken over; this one must start again from the lease."""
+
+    retryable = True
+
+
+class NotAnEnvelope(DeliveryError):
+    """A record in a topic was not written by a relay, or is damaged; an operator finds its writer and removes it."""
+
+
+class TopicMisconfigured(DeliveryError):
+    """A topic cannot carry what the relay must send; an operator changes its settings."""
+
+
+class GapDetected(DeliveryError):
+    """A consumer found that records before this one are missing from the topic; an operator restores or rebuilds."""
+
+
+class PartitionLost(DeliveryError):
+    """Another member claimed this partition; effects of this member's transaction were rolled back."""
+
+    retryable = True
+
+
+class HandlerFailed(DeliveryError):
+    """A handler raised; its message is retried and then kept as a dead letter."""
+
+
+# -- reading a model --------------------------------------------------------------------------------------------------
+
+
+class ProjectionError(HeadwaterError):
+    """A projection cannot do what was asked of it."""
+
+
+class ConsistencyTimeout(ProjectionError):
+    """The read model did not reach the asked consistency in time; read again, or ask for less."""
+
+    retryable = True

@@ -1,0 +1,5 @@
+-- The id of the event at one position, if there is one.
+-- $1 global_position bigint. Returns one uuid or nothing. Relies on events_pkey.
+SELECT event_id
+  FROM headwater.events
+ WHERE global_position = $1

@@ -1,0 +1,152 @@
+"""What an event store is, whichever database stands behind it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+from uuid import UUID
+
+from headwater.errors import UsageError
+from headwater.messages import ANY, STREAM_EXISTS, AppendResult, Event, ExpectedVersion, LogPosition, NewEvent, RecordedEvent
+from headwater.postgres import CallerConnection
+
+READ_BATCH_SIZE: Final = 1_000
+"""Events fetched at once when reading a stream or the log."""
+VERSION_MAX: Final = 2**63 - 1
+"""The highest version a stream could have."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogEpoch:
+    """One life of the log; positions above `began_after` belong to it, until a later one begins."""
+
+    epoch: int
+    began_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogIdentity:
+    """Which log this is, and the lives it had."""
+
+    log_id: UUID
+    epochs: tuple[LogEpoch, ...]
+
+    @property
+    def epoch(self) -> int:
+        return self.epochs[-1].epoch
+
+    def locate(self, global_position: int) -> LogPosition:
+        """The place of an event at this position, with the life in which it was stored."""
+        epoch = next((e.epoch for e in reversed(self.epochs) if global_position > e.began_after), self.epochs[0].epoch)
+        return LogPosition(epoch, global_position)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """How far a reader got: the last event it read, by epoch, position and id. The start is (1, 0, None)."""
+
+    epoch: int = 1
+    global_position: int = 0
+    event_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogSlice:
+    """Consecutive events of the log, and how far it could be read at that moment."""
+
+    events: tuple[RecordedEvent, ...]
+    horizon: int
+
+
+class EventStore(Protocol):
+    """An append-only log of events in streams."""
+
+    async def append(
+        self,
+        stream_name: str,
+        events: Sequence[Event | NewEvent],
+        *,
+        expected_version: ExpectedVersion,
+        connection: CallerConnection | None = None,
+    ) -> AppendResult:
+        """Add events to the end of one stream, all of them or none.
+
+        Joins the caller's transaction when given its connection; otherwise commits before it returns. If that commit is cut off, nobody knows
+        whether the events were stored: repeating the append with the same `NewEvent`s stores nothing twice and returns the first result.
+
+        Args:
+            stream_name: `category-id`; the category names the Kafka topic.
+            events: 1 to 1,000, kept in this order, each at most 1 MiB as JSON.
+            expected_version: number of events the caller saw, or `ANY`, `NO_STREAM`, `STREAM_EXISTS`.
+            connection: asyncpg's, or SQLAlchemy's `AsyncSession` or `AsyncConnection` on asyncpg, with an open transaction.
+        Returns:
+            Version and position of the last event.
+        Raises:
+            WrongExpectedVersion: someone else was first; load again and decide again.
+            DuplicateEvent: an event id is stored already, but not by this very append.
+            InvalidEvent, InvalidStreamName, UsageError: refused input; nothing was stored.
+            StorageUnavailable: outcome unknown; repeat with the same event ids.
+        Source: docs/decisions/0003-the-log.md
+        """
+        ...
+
+    def read_stream(
+        self,
+        stream_name: str,
+        *,
+        from_version: int | None = None,
+        backwards: bool = False,
+        limit: int | None = None,
+        connection: CallerConnection | None = None,
+    ) -> AsyncIterator[RecordedEvent]:
+        """The stream's events in order of version; nothing when it does not exist.
+
+        Args:
+            from_version: the first version to come (inclusive, counted from 1); by default the first, or the last when backwards.
+            backwards: newest first.
+            limit: at most this many.
+            connection: read inside this transaction, seeing its own appends.
+        """
+        ...
+
+    async def stream_version(self, stream_name: str, *, connection: CallerConnection | None = None) -> int:
+        """How many events the stream has; 0 when it does not exist."""
+        ...
+
+    async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE) -> LogSlice:
+        """The next events of the whole log after a position, up to the horizon, in order; each committed event comes once.
+
+        Move on to the position of the last event returned, never to the horizon itself.
+
+        Raises:
+            HorizonUnavailable: on a standby, or outside READ COMMITTED.
+        """
+        ...
+
+    async def horizon(self) -> int:
+        """How far the log may be read now: every event at or below is stored for good, or never will be."""
+        ...
+
+    async def identity(self) -> LogIdentity:
+        """Which log this is, and its epochs."""
+        ...
+
+    async def verify_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Make sure that the log still holds what this reader read last.
+
+        Raises:
+            LogDiverged: it does not: the log lost its tail.
+        """
+        ...
+
+
+def expected_number(expected: ExpectedVersion) -> int | None:
+    """The append function's way to say it: None for any, -1 for an existing stream, else the number of events."""
+    if expected is ANY:
+        return None
+    if expected is STREAM_EXISTS:
+        return -1
+    if isinstance(expected, bool) or not isinstance(expected, int) or not 0 <= expected <= VERSION_MAX:  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
+        raise UsageError(f"expected_version={expected!r}: give the number of events you saw (0 or more), ANY, NO_STREAM or STREAM_EXISTS")
+    return expected

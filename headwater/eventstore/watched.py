@@ -1,0 +1,67 @@
+"""A store that tells what was appended through it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from headwater.eventstore.store import READ_BATCH_SIZE, Checkpoint, EventStore, LogIdentity, LogSlice
+from headwater.messages import AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent
+from headwater.postgres import CallerConnection
+
+
+class WatchedEventStore:
+    """Passes everything on, remembers the last position written through it, and rings a doorbell after each append.
+
+    An append in a caller's transaction rings before that transaction commits: the ring is a hint, polling is the net beneath it.
+    """
+
+    def __init__(self, store: EventStore, *, on_append: Callable[[], None]) -> None:
+        self._store, self._on_append = store, on_append
+        self.last_written = 0
+        """The highest position appended through this object; a read model that has passed it shows all of them."""
+
+    async def append(
+        self,
+        stream_name: str,
+        events: Sequence[Event | NewEvent],
+        *,
+        expected_version: ExpectedVersion,
+        connection: CallerConnection | None = None,
+    ) -> AppendResult:
+        """Add events to the end of one stream, all of them or none; see `EventStore.append`."""
+        result = await self._store.append(stream_name, events, expected_version=expected_version, connection=connection)
+        self.last_written = max(self.last_written, result.global_position)
+        self._on_append()
+        return result
+
+    def read_stream(
+        self,
+        stream_name: str,
+        *,
+        from_version: int | None = None,
+        backwards: bool = False,
+        limit: int | None = None,
+        connection: CallerConnection | None = None,
+    ) -> AsyncIterator[RecordedEvent]:
+        """The stream's events in order of version; see `EventStore.read_stream`."""
+        return self._store.read_stream(stream_name, from_version=from_version, backwards=backwards, limit=limit, connection=connection)
+
+    async def stream_version(self, stream_name: str, *, connection: CallerConnection | None = None) -> int:
+        """How many events the stream has; 0 when it does not exist."""
+        return await self._store.stream_version(stream_name, connection=connection)
+
+    async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE) -> LogSlice:
+        """The next events of the whole log, up to the horizon; see `EventStore.read_log`."""
+        return await self._store.read_log(after=after, limit=limit)
+
+    async def horizon(self) -> int:
+        """How far the log may be read now."""
+        return await self._store.horizon()
+
+    async def identity(self) -> LogIdentity:
+        """Which log this is, and its epochs."""
+        return await self._store.identity()
+
+    async def verify_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Make sure that the log still holds what this reader read last; see `EventStore.verify_checkpoint`."""
+        await self._store.verify_checkpoint(checkpoint)

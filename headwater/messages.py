@@ -1,0 +1,397 @@
+"""Events: what users write, what goes into the log, and what comes out of it.
+
+An `Event` subclass is a fact's shape; a `NewEvent` is one fact ready to be stored (encoded, with its id and metadata); a `RecordedEvent` is one
+that has its place in a stream and in the log. `EventRegistry` finds the class for a name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from functools import lru_cache
+from typing import Any, ClassVar, Final, Literal, NamedTuple, TypeAlias, TypeVar, cast
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticSerializationError
+
+from headwater.errors import InvalidEvent, InvalidStreamName, UnknownEventType, UsageError
+from headwater.randomness import uuid7
+from headwater.telemetry import current_correlation
+
+EVENT_BYTES_MAX: Final = 1024 * 1024
+"""The most an event's data may take, in bytes of JSON as PostgreSQL prints it."""
+METADATA_BYTES_MAX: Final = 16 * 1024
+"""The most an event's metadata may take, in bytes of UTF-8, names and values together."""
+EVENTS_PER_APPEND_MAX: Final = 1_000
+"""The most events one append may carry."""
+STREAM_NAME_CHARACTERS_MAX: Final = 500
+"""The longest stream name."""
+CATEGORY_CHARACTERS_MAX: Final = 200
+"""The longest category: it names a Kafka topic, whose own limit is 249."""
+EVENT_TYPE_CHARACTERS_MAX: Final = 200
+"""The longest event type."""
+
+NO_STREAM: Final = 0
+"""Expect that the stream does not exist yet."""
+
+
+class StreamExpectation(Enum):
+    """What a writer may expect of a stream beside a version."""
+
+    ANY = "any version"
+    STREAM_EXISTS = "an existing stream"
+
+
+ANY: Final = StreamExpectation.ANY
+"""Expect nothing: append wherever the stream ends."""
+STREAM_EXISTS: Final = StreamExpectation.STREAM_EXISTS
+"""Expect that the stream has at least one event."""
+
+ExpectedVersion: TypeAlias = int | Literal[StreamExpectation.ANY, StreamExpectation.STREAM_EXISTS]
+Metadata: TypeAlias = Mapping[str, str]
+
+CORRELATION_ID: Final = "correlation_id"
+CAUSATION_ID: Final = "causation_id"
+TRACEPARENT: Final = "traceparent"
+
+_FIRST_WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z0-9]+|[A-Z]+")
+_CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]*")
+_ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+
+
+class LogPosition(NamedTuple):
+    """A place in a log across its lives: ordered by epoch, then position. Written `epoch:position`."""
+
+    epoch: int
+    global_position: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}:{self.global_position}"
+
+    @classmethod
+    def parse(cls, text: str) -> LogPosition:
+        """Read what `str` wrote; raises ValueError for anything else."""
+        epoch, _, position = text.partition(":")
+        return cls(int(epoch), int(position))
+
+
+LOG_START: Final = LogPosition(1, 0)
+"""Before the first event of any log."""
+
+
+# -- stream names -----------------------------------------------------------------------------------------------------
+
+
+def category_of(stream_name: str) -> str:
+    """What stands before the first dash; it names the topic."""
+    return stream_name.partition("-")[0]
+
+
+@lru_cache(maxsize=65_536)
+def check_stream_name(stream_name: str) -> str:
+    """Return the name, if it may name a stream.
+
+    Raises:
+        InvalidStreamName: empty, too long, with control characters, or with a category that cannot name a Kafka topic.
+    """
+    if not stream_name:
+        raise InvalidStreamName("a stream name is empty; name streams 'category-id', like 'order-1'")
+    if len(stream_name) > STREAM_NAME_CHARACTERS_MAX:
+        raise InvalidStreamName(
+            f"the stream name {stream_name[:40]!r}… has {len(stream_name):,} characters; at most {STREAM_NAME_CHARACTERS_MAX} are allowed: "
+            "keep the id short and put the rest into the event"
+        )
+    if _CONTROL.search(stream_name):
+        raise InvalidStreamName(f"the stream name {stream_name!r} has a control character or half a surrogate pair; remove it")
+    check_category(category_of(stream_name), owner=f"the stream name {stream_name!r}")
+    return stream_name
+
+
+def check_category(category: str, *, owner: str) -> str:
+    """Return the category, if it may name a topic."""
+    if not _CATEGORY.fullmatch(category) or len(category) > CATEGORY_CHARACTERS_MAX:
+        raise InvalidStreamName(
+            f"{owner} has the category {category[:60]!r} (what stands before the first dash), which names a Kafka topic: "
+            f"use 1 to {CATEGORY_CHARACTERS_MAX} letters, digits, dots or underscores, starting with a letter or digit"
+        )
+    return category
+
+
+# -- event classes ----------------------------------------------------------------------------------------------------
+
+
+class Event(BaseModel):
+    """A fact: subclass it, name it in the past tense, give it fields.
+
+    The class's name is the event's type. Its category, which names the Kafka topic, is the first word of the class's name in lower case
+    (`OrderPlaced` → `order`), or what the class says: `class ItemAdded(Event, category="cart")`. Subclasses inherit a said category.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="strings")
+
+    event_type: ClassVar[str] = "Event"
+    event_category: ClassVar[str] = "event"
+    _said_category: ClassVar[str | None] = None
+
+    def __init_subclass__(cls, *, category: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.event_type = cls.__name__
+        if category is not None:
+            cls._said_category = check_category(category, owner=f"the event class {cls.__name__}")
+        first_word = _FIRST_WORD.search(cls.__name__)
+        cls.event_category = cls._said_category or (first_word.group().lower() if first_word else cls.__name__.lower())
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        _catalogue.setdefault(cls.event_type, []).append(cls)
+
+
+_catalogue: dict[str, list[type[Event]]] = {}
+EventT = TypeVar("EventT", bound=Event)
+
+
+class EventRegistry:
+    """Finds the event class of a name: first among those this registry was given, then among all that were ever imported."""
+
+    def __init__(self, event_classes: Iterable[type[Event]] = ()) -> None:
+        self._classes: dict[str, type[Event]] = {}
+        for event_class in event_classes:
+            self.register(event_class)
+
+    def register(self, event_class: type[EventT]) -> type[EventT]:
+        """Make this class the meaning of its name here.
+
+        Raises:
+            UsageError: another class of that name is registered already.
+        """
+        known = self._classes.setdefault(event_class.event_type, event_class)
+        if known is not event_class and (known.__module__, known.__qualname__) != (event_class.__module__, event_class.__qualname__):
+            raise UsageError(
+                f"two event classes are named {event_class.event_type}: {known.__module__} and {event_class.__module__}; rename one of them"
+            )
+        self._classes[event_class.event_type] = event_class
+        return event_class
+
+    def find(self, event_type: str) -> type[Event]:
+        """The class of this name.
+
+        Raises:
+            UnknownEventType: no class of this name was registered or imported, or several were.
+        """
+        if (known := self._classes.get(event_type)) is not None:
+            return known
+        candidates = {(c.__module__, c.__qualname__): c for c in _catalogue.get(event_type, [])}
+        if len(candidates) == 1:
+            return next(iter(candidates.values()))
+        if candidates:
+            modules = ", ".join(sorted(module for module, _ in candidates))
+            raise UnknownEventType(
+                f"several event classes are named {event_type} (in {modules}); say which with service.events.register(...)", event_type=event_type
+            )
+        known_types = ", ".join(sorted(self._classes)) or "none"
+        raise UnknownEventType(
+            f"no event class is named {event_type!r}; define `class {event_type}(Event)` and import it before use (registered here: {known_types})",
+            event_type=event_type,
+        )
+
+    def decode(self, recorded: RecordedEvent) -> Event:
+        """The typed event; fields this version of the class does not know are passed over.
+
+        Raises:
+            UnknownEventType: no class of this name is known.
+            InvalidEvent: the stored data does not fit the class.
+        """
+        return decode(self.find(recorded.type), recorded)
+
+    def build(self, event_type: str, data: Mapping[str, Any]) -> Event:
+        """A typed event from a name and data, checked strictly.
+
+        Raises:
+            UnknownEventType: no class of this name is known.
+            InvalidEvent: the data does not fit the class; every fault is named.
+        """
+        event_class = self.find(event_type)
+        try:
+            return event_class.model_validate(dict(data))
+        except ValidationError as error:
+            raise InvalidEvent(f"the data does not fit {event_type}: {faults(error)}") from None
+
+    def __iter__(self) -> Iterator[type[Event]]:
+        return iter(self._classes.values())
+
+
+def decode(event_class: type[EventT], recorded: RecordedEvent) -> EventT:
+    """The recorded event as this class; unknown fields are passed over.
+
+    Raises:
+        InvalidEvent: the stored data does not fit the class.
+    """
+    try:
+        return event_class.model_validate_json(recorded.data, extra="ignore")
+    except ValidationError as error:
+        raise InvalidEvent(
+            f"{recorded.type} at position {recorded.global_position} of {recorded.stream_name!r} does not fit the class "
+            f"{event_class.__module__}.{event_class.__qualname__}: {faults(error)}"
+        ) from None
+
+
+def faults(error: ValidationError) -> str:
+    """Each fault of a failed validation with the field it is in, without the values."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in fault['loc']) or '(whole)'}: {fault['msg']}"
+        for fault in error.errors(include_url=False, include_context=False, include_input=False)
+    )
+
+
+# -- before storing ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """One fact ready to be stored. Keep it to repeat an append whose outcome is unknown: its id stores it once."""
+
+    type: str
+    data: str
+    """JSON text."""
+    category: str | None = None
+    """Where its class belongs; None belongs anywhere."""
+    event_id: UUID = field(default_factory=uuid7)
+    metadata: Metadata = field(default_factory=dict[str, str])
+
+    @classmethod
+    def of(cls, event: Event, *, metadata: Metadata | None = None, event_id: UUID | None = None) -> NewEvent:
+        """Encode an event, with correlation and causation from what is being handled now.
+
+        Raises:
+            InvalidEvent: it holds what JSON or PostgreSQL cannot.
+        """
+        try:
+            encoded = event.__pydantic_serializer__.to_json(event)
+        except (PydanticSerializationError, UnicodeEncodeError) as error:
+            raise InvalidEvent(f"{event.event_type} cannot be written as JSON: {error}") from None
+        if b"\\u0000" in encoded and _ESCAPED_NUL.search(encoded):
+            raise InvalidEvent(
+                f"{event.event_type} has a NUL character (U+0000) in {_field_with_nul(event)}; PostgreSQL cannot store it in text: remove it, or use bytes"
+            )
+        if len(encoded) > EVENT_BYTES_MAX:
+            raise InvalidEvent(
+                f"{event.event_type} takes {len(encoded):,} bytes as JSON; at most {EVENT_BYTES_MAX:,} are allowed: "
+                "store large content elsewhere and put its address into the event"
+            )
+        event_id = event_id or uuid7()
+        return cls(
+            type=event.event_type,
+            data=encoded.decode(),
+            category=event.event_category,
+            event_id=event_id,
+            metadata=with_correlation(metadata or {}, event_id),
+        )
+
+
+def with_correlation(metadata: Metadata, event_id: UUID) -> Metadata:
+    """The metadata, completed with the ids of what is being handled now; an event that nothing caused starts a story of its own."""
+    correlation = current_correlation()
+    if correlation is None:
+        return {CORRELATION_ID: str(event_id), **metadata}
+    bound = {CORRELATION_ID: correlation.correlation_id, CAUSATION_ID: correlation.causation_id}
+    if correlation.traceparent:
+        bound[TRACEPARENT] = correlation.traceparent
+    return {**bound, **metadata}
+
+
+def prepare(events: Iterable[Event | NewEvent], *, stream_name: str) -> list[NewEvent]:
+    """Encode and check what is to be appended to this stream.
+
+    Raises:
+        InvalidEvent: nothing, too much, or an event that cannot be stored.
+        InvalidStreamName: the name breaks a limit.
+        UsageError: an event's class belongs to another category than the stream.
+    """
+    check_stream_name(stream_name)
+    category = category_of(stream_name)
+    prepared = [event if isinstance(event, NewEvent) else NewEvent.of(event) for event in events]
+    if not 1 <= len(prepared) <= EVENTS_PER_APPEND_MAX:
+        raise InvalidEvent(f"an append carries 1 to {EVENTS_PER_APPEND_MAX} events, not {len(prepared)}")
+    for event in prepared:
+        if event.category is not None and event.category != category:
+            raise UsageError(
+                f"{event.type} belongs to the category {event.category!r}, but the stream {stream_name!r} to {category!r}: its handlers would "
+                f'never see it. Append it to a stream "{event.category}-…", or say its category: class {event.type}(Event, category="{category}")'
+            )
+        check_metadata(event)
+    return prepared
+
+
+def check_metadata(event: NewEvent) -> None:
+    """Refuse metadata and types that PostgreSQL or Kafka's headers cannot carry."""
+    if not 1 <= len(event.type) <= EVENT_TYPE_CHARACTERS_MAX or _CONTROL.search(event.type):
+        raise InvalidEvent(f"the event type {event.type[:60]!r} must have 1 to {EVENT_TYPE_CHARACTERS_MAX} characters and no control characters")
+    size = 0
+    for name, value in event.metadata.items():
+        if "\x00" in name or "\x00" in value:
+            raise InvalidEvent(f"the metadata of {event.type} has a NUL character in {name!r}; remove it")
+        try:
+            size += len(name.encode()) + len(value.encode())
+        except UnicodeEncodeError:
+            raise InvalidEvent(f"the metadata of {event.type} has text in {name!r} that is not Unicode; remove it") from None
+    if size > METADATA_BYTES_MAX:
+        raise InvalidEvent(f"the metadata of {event.type} takes {size:,} bytes; at most {METADATA_BYTES_MAX:,} are allowed")
+
+
+def _field_with_nul(event: Event) -> str:
+    def search(value: object, path: str) -> str | None:
+        if isinstance(value, str):
+            return path if "\x00" in value else None
+        items: Iterable[tuple[str, object]] = ()
+        if isinstance(value, BaseModel):
+            items = ((f"{path}.{name}", getattr(value, name)) for name in type(value).model_fields)
+        elif isinstance(value, Mapping):
+            mapping = cast("Mapping[object, object]", value)
+            items = ((f"{path}[{key!r}]", part) for key, item in mapping.items() for part in (key, item))
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            items = ((f"{path}[{index}]", item) for index, item in enumerate(cast("Iterable[object]", value)))
+        return next((found for name, item in items if (found := search(item, name)) is not None), None)
+
+    return search(event, event.event_type) or "one of its fields"
+
+
+# -- after storing ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedEvent:
+    """A fact with its place in its stream and in the log."""
+
+    global_position: int
+    stream_name: str
+    version: int
+    type: str
+    data: str
+    """JSON text."""
+    metadata: Metadata
+    event_id: UUID
+    recorded_at: datetime
+
+    @property
+    def category(self) -> str:
+        return category_of(self.stream_name)
+
+    @property
+    def correlation_id(self) -> str:
+        """The story this event belongs to; its own id when nothing says otherwise."""
+        return self.metadata.get(CORRELATION_ID) or str(self.event_id)
+
+
+@dataclass(frozen=True, slots=True)
+class AppendResult:
+    """Where an append ended: version and position of its last event."""
+
+    stream_name: str
+    version: int
+    global_position: int

@@ -1,0 +1,120 @@
+"""Driver errors become Headwater's here, once, recognised by SQLSTATE and constraint name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from headwater.errors import (
+    DuplicateEvent,
+    HeadwaterError,
+    HorizonUnavailable,
+    InvalidEvent,
+    MigrationNeeded,
+    StorageError,
+    StorageUnavailable,
+    TransactionConflict,
+    UsageError,
+    WrongExpectedVersion,
+)
+
+# Connection-level failures: nothing can be known of a transaction they cut off.
+_UNAVAILABLE = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    ConnectionError,
+    TimeoutError,
+    OSError,
+)
+_CLOSED = ("connection is closed", "connection was closed", "pool is closed", "pool is closing")
+_INVALID_DATA = {
+    "22P05": "a text in it holds a NUL character (U+0000), which PostgreSQL cannot store: remove it",
+    "22021": "a text in it holds a character that is not valid in UTF-8: remove it",
+    "22P02": "it is not valid JSON",
+    "22003": "a number in it is out of PostgreSQL's range",
+    "22030": "it repeats a key",
+}
+
+
+def _wrong_version(facts: dict[str, Any], message: str) -> HeadwaterError:
+    return WrongExpectedVersion(stream_name=facts["stream_name"], expected=facts["expected"], actual_version=facts["actual_version"])
+
+
+def _duplicate(facts: dict[str, Any], message: str) -> HeadwaterError:
+    event_id = facts.get("event_id")
+    return DuplicateEvent(message, event_id=UUID(event_id) if event_id else None)
+
+
+# SQLSTATEs that our own functions raise; the first is listed in docs/sql-append.md for other drivers.
+_OURS: dict[str, Callable[[dict[str, Any], str], HeadwaterError]] = {
+    "HW001": _wrong_version,
+    "HW002": _duplicate,
+    "HW003": lambda _, message: InvalidEvent(message),
+    "HW004": lambda _, message: HorizonUnavailable(message),
+}
+
+
+def translate(error: BaseException) -> HeadwaterError | None:
+    """Headwater's error for a driver's, or None where it is none of ours to translate."""
+    if isinstance(error, HeadwaterError):
+        return None
+    if isinstance(error, asyncpg.PostgresError):
+        return _translate_sqlstate(error)
+    if isinstance(error, asyncpg.InterfaceError):
+        if any(text in str(error) for text in _CLOSED):
+            return StorageUnavailable(f"the connection to PostgreSQL is gone ({error}); repeat the call")
+        return None
+    if isinstance(error, _UNAVAILABLE):
+        return StorageUnavailable(f"PostgreSQL cannot be reached ({type(error).__name__}: {error}); is it running, and is HEADWATER_POSTGRES right?")
+    return None
+
+
+def _translate_sqlstate(error: asyncpg.PostgresError) -> HeadwaterError | None:
+    sqlstate: str = error.sqlstate or ""
+    message, detail = str(getattr(error, "message", error)), getattr(error, "detail", None)
+    if sqlstate in _OURS:
+        return _OURS[sqlstate](json.loads(detail) if detail else {}, message)
+    if isinstance(error, _UNAVAILABLE):
+        return StorageUnavailable(f"PostgreSQL went away or takes no connections now ({message}); repeat the call")
+    if sqlstate in ("40001", "40P01"):
+        return TransactionConflict(f"PostgreSQL ended the transaction ({message}); repeat the whole transaction")
+    if sqlstate == "23505":
+        return _unique_violation(str(getattr(error, "constraint_name", "")), str(detail or ""))
+    if sqlstate in _INVALID_DATA:
+        return InvalidEvent(f"PostgreSQL cannot store an event of this append: {_INVALID_DATA[sqlstate]} ({message})")
+    if sqlstate in ("3F000", "42883", "42P01") and "headwater" in message:
+        return MigrationNeeded(f"the database lacks Headwater's schema ({message}); run: headwater migrate")
+    if sqlstate == "3D000":
+        return UsageError(f"{message}; create it, or correct HEADWATER_POSTGRES")
+    if sqlstate in ("28000", "28P01"):
+        return StorageError(f"PostgreSQL refused the login ({message}); correct the user or password in HEADWATER_POSTGRES")
+    return None
+
+
+def _unique_violation(constraint: str, detail: str) -> HeadwaterError | None:
+    if constraint == "events_event_id_key":
+        return DuplicateEvent(f"an event id of this append is stored already ({detail}); give new ids, or repeat the first append exactly")
+    if constraint == "events_stream_id_version_key":
+        # Only under an isolation level with an old snapshot: the version check could not see the event that took the place.
+        return TransactionConflict("another append to the stream was first; repeat the whole transaction")
+    return None
+
+
+@contextmanager
+def translate_errors() -> Iterator[None]:
+    """Turn driver errors raised inside into Headwater's; others, and cancellation, pass through."""
+    try:
+        yield
+    except Exception as error:
+        translated = translate(error)
+        if translated is None:
+            raise
+        raise translated from error

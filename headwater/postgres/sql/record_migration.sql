@@ -1,0 +1,1 @@
+INSERT INTO headwater.migrations (name, checksum) VALUES ('{name}', '{checksum}');
