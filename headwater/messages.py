@@ -192,7 +192,8 @@ class EventRegistry:
         if candidates:
             modules = ", ".join(sorted(module for module, _ in candidates))
             raise UnknownEventType(
-                f"several event classes are named {event_type} (in {modules}); say which with service.events.register(...)", event_type=event_type
+                f"several event classes are named {event_type} (in {modules}); say which with service.events.register(...)",
+                event_type=event_type,
             )
         known_types = ", ".join(sorted(self._classes)) or "none"
         raise UnknownEventType(
@@ -331,9 +332,13 @@ def prepare(events: Iterable[Event | NewEvent], *, stream_name: str) -> list[New
 def check_metadata(event: NewEvent) -> None:
     """Refuse metadata and types that PostgreSQL or Kafka's headers cannot carry."""
     if not 1 <= len(event.type) <= EVENT_TYPE_CHARACTERS_MAX or _CONTROL.search(event.type):
-        raise InvalidEvent(f"the event type {event.type[:60]!r} must have 1 to {EVENT_TYPE_CHARACTERS_MAX} characters and no control characters")
+        raise InvalidEvent(
+            f"the event type {event.type[:60]!r} must have 1 to {EVENT_TYPE_CHARACTERS_MAX} characters and no control characters"
+        )
     size = 0
     for name, value in event.metadata.items():
+        if not (isinstance(name, str) and isinstance(value, str)):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
+            raise InvalidEvent(f"the metadata of {event.type} has {name!r}: {value!r}; names and values must be text")
         if "\x00" in name or "\x00" in value:
             raise InvalidEvent(f"the metadata of {event.type} has a NUL character in {name!r}; remove it")
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ def current_correlation() -> Correlation | None:
 
 
 @contextmanager
-def correlate(correlation: Correlation) -> Iterator[None]:
+def correlate(correlation: Correlation) -> Generator[None]:
     """Bind the ids to everything appended and logged inside."""
     token = _correlation.set(correlation)
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -112,7 +112,7 @@ class PostgresEventStore:
             )
 
     @asynccontextmanager
-    async def _reading(self, connection: CallerConnection | None) -> AsyncIterator[Connection]:
+    async def _reading(self, connection: CallerConnection | None) -> AsyncGenerator[Connection]:
         if connection is None:
             async with self._database.connection() as own:
                 yield own

@@ -147,6 +147,7 @@ def expected_number(expected: ExpectedVersion) -> int | None:
         return None
     if expected is STREAM_EXISTS:
         return -1
-    if isinstance(expected, bool) or not isinstance(expected, int) or not 0 <= expected <= VERSION_MAX:  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
+    number: object = expected  # callers without a type checker give anything
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= VERSION_MAX:
         raise UsageError(f"expected_version={expected!r}: give the number of events you saw (0 or more), ANY, NO_STREAM or STREAM_EXISTS")
-    return expected
+    return number

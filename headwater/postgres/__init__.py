@@ -15,7 +15,7 @@ from headwater.postgres.connections import (
     driver_connection,
     sql_file,
 )
-from headwater.postgres.errors import translate_errors
+from headwater.postgres.errors import translate_data_errors, translate_errors
 from headwater.postgres.migrations import (
     Migration,
     MigrationStatus,
@@ -39,5 +39,6 @@ __all__ = [
     "migration_status",
     "require_current_schema",
     "sql_file",
+    "translate_data_errors",
     "translate_errors",
 ]

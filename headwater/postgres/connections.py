@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib import resources
@@ -121,7 +121,9 @@ class Database:
         except StorageUnavailable as error:
             raise StorageUnavailable(f"{error} (tried {self.address})") from error.__cause__
         except (asyncpg.InterfaceError, ValueError) as error:
-            raise UsageError(f"the address {self.address!r} cannot be used: {error}; write postgresql://user:password@host:port/database") from error
+            raise UsageError(
+                f"the address {self.address!r} cannot be used: {error}; write postgresql://user:password@host:port/database"
+            ) from error
 
     async def close(self) -> None:
         """Close every connection; a second call does nothing. A connection that does not close in time is cut off."""
@@ -142,7 +144,7 @@ class Database:
         await self.close()
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
+    async def connection(self) -> AsyncGenerator[Connection]:
         """Borrow a connection; driver errors inside come out translated."""
         if self._pool is None:
             raise StoreNotOpen("the database is not open; use it inside `async with`")
@@ -151,7 +153,7 @@ class Database:
                 yield connection
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
+    async def transaction(self) -> AsyncGenerator[Connection]:
         """Borrow a connection inside a READ COMMITTED transaction: commits at the end, rolls back on any exception."""
         async with self.connection() as connection, connection.transaction(isolation="read_committed"):
             yield connection

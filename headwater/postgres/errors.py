@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -41,10 +41,11 @@ _INVALID_DATA = {
     "22P02": "it is not valid JSON",
     "22003": "a number in it is out of PostgreSQL's range",
     "22030": "it repeats a key",
+    "54001": "it is nested too deeply: flatten it",
 }
 
 
-def _wrong_version(facts: dict[str, Any], message: str) -> HeadwaterError:
+def _wrong_version(facts: dict[str, Any], _message: str) -> HeadwaterError:
     return WrongExpectedVersion(stream_name=facts["stream_name"], expected=facts["expected"], actual_version=facts["actual_version"])
 
 
@@ -73,7 +74,9 @@ def translate(error: BaseException) -> HeadwaterError | None:
             return StorageUnavailable(f"the connection to PostgreSQL is gone ({error}); repeat the call")
         return None
     if isinstance(error, _UNAVAILABLE):
-        return StorageUnavailable(f"PostgreSQL cannot be reached ({type(error).__name__}: {error}); is it running, and is HEADWATER_POSTGRES right?")
+        return StorageUnavailable(
+            f"PostgreSQL cannot be reached ({type(error).__name__}: {error}); is it running, and is HEADWATER_POSTGRES right?"
+        )
     return None
 
 
@@ -88,8 +91,6 @@ def _translate_sqlstate(error: asyncpg.PostgresError) -> HeadwaterError | None:
         return TransactionConflict(f"PostgreSQL ended the transaction ({message}); repeat the whole transaction")
     if sqlstate == "23505":
         return _unique_violation(str(getattr(error, "constraint_name", "")), str(detail or ""))
-    if sqlstate in _INVALID_DATA:
-        return InvalidEvent(f"PostgreSQL cannot store an event of this append: {_INVALID_DATA[sqlstate]} ({message})")
     if sqlstate in ("3F000", "42883", "42P01") and "headwater" in message:
         return MigrationNeeded(f"the database lacks Headwater's schema ({message}); run: headwater migrate")
     if sqlstate == "3D000":
@@ -109,7 +110,7 @@ def _unique_violation(constraint: str, detail: str) -> HeadwaterError | None:
 
 
 @contextmanager
-def translate_errors() -> Iterator[None]:
+def translate_errors() -> Generator[None]:
     """Turn driver errors raised inside into Headwater's; others, and cancellation, pass through."""
     try:
         yield
@@ -118,3 +119,16 @@ def translate_errors() -> Iterator[None]:
         if translated is None:
             raise
         raise translated from error
+
+
+@contextmanager
+def translate_data_errors() -> Iterator[None]:
+    """Turn what PostgreSQL says about data it cannot store into `InvalidEvent`; for appends alone, whose data are events."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        if (reason := _INVALID_DATA.get(error.sqlstate or "")) is None:
+            raise
+        raise InvalidEvent(f"PostgreSQL cannot store an event of this append: {reason} ({error.args[0] if error.args else error})") from error
+    except asyncpg.DataError as error:  # the driver could not even encode it
+        raise InvalidEvent(f"an event of this append cannot be sent to PostgreSQL: {error}") from error

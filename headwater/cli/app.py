@@ -1,0 +1,134 @@
+"""The commands, and how errors leave them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from headwater.cli import benchmarks, demo, migrate, replay, serve
+from headwater.config import load_settings
+from headwater.embedded import run_up
+from headwater.errors import HeadwaterError, UsageError
+from headwater.telemetry import configure_logging
+
+app = typer.Typer(
+    name="headwater",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Event sourcing and an event bus: an append-only PostgreSQL log, relayed to Kafka, with exactly-once effects.",
+    epilog="Start with `headwater demo`. HEADWATER_POSTGRES and HEADWATER_KAFKA point every command at your own servers.",
+)
+errors = Console(stderr=True, soft_wrap=True, highlight=False)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
+ServiceOption = Annotated[
+    str | None,
+    typer.Option("--service", "-s", metavar="MODULE:ATTRIBUTE", help="The service; by default the only one that this folder defines."),
+]
+
+
+@app.command()
+def up(json_output: JsonOption = False) -> None:
+    """Run an embedded PostgreSQL and Kafka until Ctrl-C, and say where they are.
+
+    Their data is gone when they stop. With --json, prints one line once both are ready: {"postgres": …, "kafka": …}.
+    """
+    run_up(json_output)
+
+
+@app.command("demo")
+def demo_command(
+    json_output: JsonOption = False,
+    orders: Annotated[
+        int, typer.Option("--orders", min=1, help="How many orders to place; the real ones are repeated with new ids.")
+    ] = 830,
+) -> None:
+    """Place real orders in one service, reserve stock in another over Kafka, and check every promise.
+
+    Starts its own servers, ends by itself, and exits 0 only if all checks hold.
+    """
+    raise typer.Exit(demo.run_demo(order_count=orders, json_output=json_output))
+
+
+@app.command("migrate")
+def migrate_command(
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 if something is missing.")] = False,
+    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL of what is missing, to be applied by hand in one transaction.")] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Bring the schema of HEADWATER_POSTGRES up to this version. Repeating it does nothing."""
+    raise typer.Exit(migrate.run_migrate(check=check, sql=sql, json_output=json_output))
+
+
+@app.command("run")
+def run_command(
+    target: Annotated[str, typer.Argument(metavar="MODULE:ATTRIBUTE", help="The service, like shop:service.")],
+) -> None:
+    """Run a service: its relay, its handlers and its projections, until Ctrl-C.
+
+    Servers that are not configured are started embedded, for development. Ctrl-C or SIGTERM drains what is in hand; a second one ends at once.
+    """
+    raise typer.Exit(serve.run_service(target))
+
+
+@app.command("replay")
+def replay_command(
+    name: Annotated[str, typer.Argument(help="The projection's name, like units_ordered.")],
+    service: ServiceOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Rebuild a read model from the log while the old one keeps serving, then switch.
+
+    May be interrupted; the next call resumes.
+    """
+    raise typer.Exit(replay.run_replay(name, service, json_output=json_output))
+
+
+@app.command("bench")
+def bench_command(
+    names: Annotated[list[str] | None, typer.Argument(help="Which benchmarks; all of them by default.")] = None,
+    json_output: JsonOption = False,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.2, help="How long each measurement runs, at least.")] = 3.0,
+) -> None:
+    """Measure append, log read, relay and consume beside raw asyncpg and raw aiokafka in the same run."""
+    raise typer.Exit(benchmarks.run_benchmarks(names or [], json_output=json_output, seconds=seconds))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command line and return its exit status; errors are told on standard error, as JSON where JSON was asked for."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        settings = load_settings()
+        configure_logging(settings.log_format, settings.log_level)
+        outcome: Any = app(arguments, standalone_mode=False)
+        return outcome if isinstance(outcome, int) else 0
+    except HeadwaterError as error:
+        return _report(str(error), 2 if isinstance(error, UsageError) else 1, kind=type(error).__name__, as_json="--json" in arguments)
+    except typer.Exit as stop:
+        return stop.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("click", "typer"):
+            raise
+        return _report(_usage_message(error), 2, kind="UsageError", as_json="--json" in arguments)
+
+
+def _usage_message(error: Exception) -> str:
+    format_message = getattr(error, "format_message", None)
+    return f"{format_message() if format_message else error} (headwater --help tells more)"
+
+
+def _report(message: str, status: int, *, kind: str, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"error": kind, "message": message}), file=sys.stderr)
+    else:
+        errors.print("[bold red]error:[/]", end=" ")
+        errors.print(message, markup=False)
+    return status

@@ -1,0 +1,48 @@
+"""`headwater replay`: rebuild a read model, with its progress."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from headwater.cli.running import run_async
+from headwater.cli.target import load_service
+from headwater.config import load_settings
+from headwater.errors import ConfigurationError
+from headwater.projections import RebuildProgress
+
+
+def run_replay(name: str, target: str | None, *, json_output: bool) -> int:
+    """Rebuild the projection of this name; returns the exit status."""
+    service = load_service(target)
+    service.find_projection(name)
+    if load_settings().postgres is None:
+        raise ConfigurationError("which log? set HEADWATER_POSTGRES to the database of the service (an embedded one starts empty)")
+
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]:,.0f} events/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=json_output or not sys.stderr.isatty()) as bar:
+        task = bar.add_task(f"replay {name}", total=None, rate=0.0)
+
+        def show(progress: RebuildProgress) -> None:
+            bar.update(task, completed=progress.events_done, total=progress.events_total, rate=progress.events_per_second)
+
+        async def main() -> RebuildProgress:
+            async with service.connect(needs_kafka=False):
+                return await service.replay(name, progress=show)
+
+        done = run_async(main())
+    if json_output:
+        print(json.dumps({"projection": name, "events": done.events_done, "per_second": round(done.events_per_second)}))
+    else:
+        print(f"{name} was rebuilt from {done.events_done:,} events ({done.events_per_second:,.0f} a second) and serves now")
+    return 0

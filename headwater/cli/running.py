@@ -1,0 +1,36 @@
+"""Running asynchronous commands: the fast loop where there is one, and signals that ask for an end rather than tear."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+
+def run_async(main: Coroutine[Any, Any, Result]) -> Result:
+    """Run to the end on uvloop, or on asyncio where uvloop does not run."""
+    if sys.platform == "win32":
+        return asyncio.run(main)
+    import uvloop
+
+    return uvloop.run(main)
+
+
+def stop_event() -> asyncio.Event:
+    """An event that SIGINT or SIGTERM sets; a second signal ends the process at once."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def ask(signal_number: signal.Signals) -> None:
+        if stop.is_set():
+            signal.signal(signal_number, signal.SIG_DFL)
+            signal.raise_signal(signal_number)
+        stop.set()
+
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signal_number, ask, signal_number)
+    return stop

@@ -1,0 +1,340 @@
+"""The object that users decorate: it puts the rooms together.
+
+Who is authoritative: the log in PostgreSQL. A service is a name, the handlers and projections registered on it, and, while it is open, the
+workers that serve them: a relay for its log, a consumer for its handlers, a runner for its projections.
+
+States: defined (decorators only, at import) → open → closed, and open again. `async with service` opens the store and starts the workers;
+`service.connect()` opens only the store, for a process that appends and reads while another runs the workers. What can be waited out (a server
+away, a lost lease) the workers wait out themselves; a worker that ends by an error of another kind ends the block with that error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from headwater.bus import Consumer, DeadLetters, HandlerDecorator, Subscriptions
+from headwater.config import Settings, load_settings, redact
+from headwater.embedded import SHARED_SERVERS
+from headwater.errors import NotFoundError, StoreNotOpen, UsageError
+from headwater.eventstore import Decider, Decision, EventStore, PostgresEventStore, WatchedEventStore, decide
+from headwater.kafka import check_broker
+from headwater.messages import AppendResult, Event, EventRegistry
+from headwater.outbox import Publisher, Relay
+from headwater.postgres import CallerConnection, Database, apply_migrations, require_current_schema
+from headwater.projections import Consistency, Projection, ProjectionRunner, ReadModels, RebuildProgress, SqlProjection, rebuild
+from headwater.telemetry import logger
+
+_log = logger("service")
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,59}")
+READ_TIMEOUT_SECONDS: Final = 5.0
+
+State = TypeVar("State")
+Command = TypeVar("Command")
+EventT = TypeVar("EventT", bound=Event)
+ProjectionT = TypeVar("ProjectionT", bound=Projection)
+AnyProjection = type[Projection] | type[SqlProjection]
+AnyProjectionT = TypeVar("AnyProjectionT", bound=AnyProjection)
+
+
+class ServiceEvents:
+    """The event classes a service knows, and publishing."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self.registry = EventRegistry()
+
+    def register(self, event_class: type[EventT]) -> type[EventT]:
+        """Make this class the meaning of its name in this service; needed only where two imported classes share a name."""
+        return self.registry.register(event_class)
+
+    async def publish(
+        self,
+        event: str | Event,
+        data: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        connection: CallerConnection | None = None,
+    ) -> AppendResult:
+        """Send a message that is no fact of a stream: an `Event`, or a registered name with data that is checked against its class.
+
+        It goes into an outbox stream of the class's category, in the caller's transaction when given its connection, and from there to Kafka.
+
+        Args:
+            key: messages with the same key keep their order; without one, order is not promised.
+        Raises:
+            UnknownEventType: no event class has this name.
+            InvalidEvent: the data does not fit the class; every fault is named.
+            StorageUnavailable: outcome unknown.
+        """
+        return await self._service.open_parts().publisher.publish(event, data, key=key, connection=connection)
+
+
+class _Parts:
+    """What is there while a service is open."""
+
+    def __init__(self, service: Service, database: Database) -> None:
+        self.database = database
+        self.wake_workers: list[Callable[[], None]] = []
+        self.store = WatchedEventStore(PostgresEventStore(database), on_append=self._wake)
+        self.publisher = Publisher(self.store, service.events.registry)
+        self.read_models = ReadModels(database, self.store, service.events.registry)
+        self.dead_letters = DeadLetters(database)
+        self.kafka: str | None = None
+
+    def _wake(self) -> None:
+        for wake in self.wake_workers:
+            wake()
+
+
+class Service:
+    """A named part of a system, with its log, its handlers and its read models.
+
+    Args:
+        name: consumer group, CloudEvents source and, embedded, database; lower-case letters, digits, `-` and `_`, starting with a letter.
+        settings: where the servers are; by default from the environment when the service opens.
+    """
+
+    def __init__(self, name: str, *, settings: Settings | None = None) -> None:
+        if not _NAME.fullmatch(name):
+            raise UsageError(
+                f"the service name {name!r} must have 1 to 60 lower-case letters, digits, '-' or '_', starting with a letter: it names the consumer group"
+            )
+        self.name = name
+        self.events = ServiceEvents(self)
+        self.subscriptions = Subscriptions()
+        self.projections: dict[str, AnyProjection] = {}
+        self._settings = settings
+        self._parts: _Parts | None = None
+        self._stack: AsyncExitStack | None = None
+
+    # -- defining -----------------------------------------------------------------------------------------------------
+
+    def on(self, *event_classes: type[EventT]) -> HandlerDecorator[EventT]:
+        """Register an `async def handler(event)` or `(event, context)` for these event classes.
+
+        Its effects on the database and the position in the topic commit together: once, whatever crashes or is delivered again. Effects on
+        other systems are not covered; give them `context.idempotency_key`.
+
+        Raises:
+            UsageError: at import, when the function cannot be a handler of these events.
+        """
+        for event_class in event_classes:
+            self.events.register(event_class)
+        return self.subscriptions.on(*event_classes)
+
+    def projection(self, projection_class: AnyProjectionT) -> AnyProjectionT:
+        """Register a read model, kept up to date from this service's log."""
+        known = self.projections.setdefault(projection_class.projection_name, projection_class)
+        if known is not projection_class:
+            raise UsageError(f"two projections of {self.name!r} are named {projection_class.projection_name!r}; rename one of the classes")
+        for event_class in projection_class.event_classes():
+            self.events.register(event_class)
+        return projection_class
+
+    def find_projection(self, name: str) -> AnyProjection:
+        """The projection of this name.
+
+        Raises:
+            NotFoundError: naming those there are.
+        """
+        if (found := self.projections.get(name)) is None:
+            raise NotFoundError(
+                f"the service {self.name!r} has no projection {name!r}; it has: {', '.join(sorted(self.projections)) or 'none'}"
+            )
+        return found
+
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Open the store and run the workers in the background.
+
+        Raises:
+            MigrationNeeded: the database lacks tables; the message says what to run.
+            StorageUnavailable, BrokerUnavailable: a server does not answer.
+        """
+        await self._open(workers=True, needs_kafka=True)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return await self._close(kind, error, traceback)
+
+    @asynccontextmanager
+    async def connect(self, *, needs_kafka: bool = False) -> AsyncGenerator[Self]:
+        """Open the store alone, to append, publish and read, without running handlers, projections or the relay here."""
+        await self._open(workers=False, needs_kafka=needs_kafka)
+        try:
+            yield self
+        finally:
+            await self._close(None, None, None)
+
+    async def _open(self, *, workers: bool, needs_kafka: bool) -> None:
+        if self._stack is not None:
+            raise UsageError(f"the service {self.name!r} is open already")
+        settings = self._settings or load_settings()
+        async with AsyncExitStack() as stack:
+            parts = await self._open_parts(stack, settings, needs_kafka=needs_kafka)
+            if workers:
+                await stack.enter_async_context(_supervised(self._workers(parts, settings)))
+            self._parts, self._stack = parts, stack.pop_all()
+
+    async def _close(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool | None:
+        stack, self._stack = self._stack, None
+        try:
+            return await stack.__aexit__(kind, error, traceback) if stack is not None else None
+        finally:
+            self._parts = None
+
+    async def _open_parts(self, stack: AsyncExitStack, settings: Settings, *, needs_kafka: bool) -> _Parts:
+        await SHARED_SERVERS.start(postgres=settings.postgres is None, kafka=needs_kafka and settings.kafka is None)
+        dsn = settings.postgres or await SHARED_SERVERS.database(self.name)
+        database = await stack.enter_async_context(Database(dsn, application_name=f"headwater {self.name}"))
+        async with database.connection() as connection:
+            if settings.postgres is None:
+                await apply_migrations(connection)
+            await require_current_schema(connection)
+        parts = _Parts(self, database)
+        if needs_kafka:
+            parts.kafka = settings.kafka or SHARED_SERVERS.bootstrap
+            await check_broker(parts.kafka)
+        return parts
+
+    def _workers(self, parts: _Parts, settings: Settings) -> list[Coroutine[Any, Any, None]]:
+        assert parts.kafka is not None, "workers need Kafka"
+        relay = Relay.connect(parts.store, parts.database, parts.kafka, settings, source=self.name)
+        parts.wake_workers.append(relay.wake)
+        workers = [relay.run()]
+        if self.projections:
+            runner = ProjectionRunner(parts.database, parts.store, self.events.registry, list(self.projections.values()))
+            parts.wake_workers.append(runner.wake)
+            workers.append(runner.run())
+        if self.subscriptions:
+            consumer = Consumer.connect(
+                self.subscriptions,
+                parts.store,
+                parts.publisher,
+                parts.database,
+                parts.kafka,
+                settings,
+                group=self.name,
+                registry=self.events.registry,
+            )
+            workers.append(consumer.run())
+        return workers
+
+    # -- using --------------------------------------------------------------------------------------------------------
+
+    def open_parts(self) -> _Parts:
+        """What is there while the service is open.
+
+        Raises:
+            StoreNotOpen: it is not.
+        """
+        if self._parts is None:
+            raise StoreNotOpen(
+                f"the service {self.name!r} is not open; use it inside `async with service:` (or `async with service.connect():`)"
+            )
+        return self._parts
+
+    @property
+    def store(self) -> EventStore:
+        """The log: append, read streams, read everything in order."""
+        return self.open_parts().store
+
+    @property
+    def database(self) -> Database:
+        """The service's database, for tables of its own; `async with service.database.transaction() as connection`."""
+        return self.open_parts().database
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """Messages whose handler kept failing, with their errors."""
+        return self.open_parts().dead_letters
+
+    def addresses(self) -> dict[str, str]:
+        """Where the servers are, without passwords."""
+        parts = self.open_parts()
+        return {"postgres": parts.database.address, **({"kafka": redact(parts.kafka)} if parts.kafka else {})}
+
+    async def decide(
+        self, stream_name: str, command: Command, decider: Decider[Command, State], *, connection: CallerConnection | None = None
+    ) -> Decision[State]:
+        """Decide a command on a stream's present state and append what follows; again, when another writer was first.
+
+        Raises:
+            WrongExpectedVersion: others were first every time.
+        """
+        return await decide(self.store, self.events.registry, decider, stream_name, command, connection=connection)
+
+    async def read(
+        self,
+        projection_class: type[ProjectionT],
+        key: object = None,
+        *,
+        consistency: Consistency = "eventual",
+        timeout_seconds: float = READ_TIMEOUT_SECONDS,
+    ) -> ProjectionT | None:
+        """One row of a read model, or None when no event made it.
+
+        Args:
+            consistency: `eventual`: what is there now; `causal`: with everything that this process appended through the service; `strong`: with
+                everything committed before this call.
+        Raises:
+            ConsistencyTimeout: the read model did not get that far in time.
+        """
+        parts = self.open_parts()
+        return await parts.read_models.read(
+            projection_class, key, consistency=consistency, timeout_seconds=timeout_seconds, written=parts.store.last_written
+        )
+
+    def read_all(self, projection_class: type[ProjectionT]) -> AsyncIterator[ProjectionT]:
+        """Every row of a read model, in order of key."""
+        return self.open_parts().read_models.read_all(projection_class)
+
+    async def replay(self, name: str, *, progress: Callable[[RebuildProgress], None] | None = None) -> RebuildProgress:
+        """Rebuild a read model from the log while the old one serves, then switch; resumes an interrupted rebuild.
+
+        Raises:
+            NotFoundError: the service has no such projection.
+        """
+        parts = self.open_parts()
+        return await rebuild(parts.database, parts.store, self.events.registry, self.find_projection(name), progress=progress)
+
+
+@asynccontextmanager
+async def _supervised(workers: Sequence[Coroutine[Any, Any, None]]) -> AsyncGenerator[None]:
+    """Run the workers beside the block. One that fails cancels the block, which then ends with the failure."""
+    owner = asyncio.current_task()
+    assert owner is not None, "runs inside a task"
+    leaving = False
+
+    async def run_all() -> None:
+        async with asyncio.TaskGroup() as group:
+            for worker in workers:
+                group.create_task(worker)
+
+    def failed(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None and not leaving:
+            owner.cancel()
+
+    supervisor = asyncio.create_task(run_all())
+    supervisor.add_done_callback(failed)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not (supervisor.done() and not supervisor.cancelled() and supervisor.exception() is not None):
+            raise
+        owner.uncancel()
+    finally:
+        leaving = True
+        supervisor.cancel()
+        await asyncio.wait([supervisor])
+    if not supervisor.cancelled() and (failure := supervisor.exception()) is not None:
+        _log.error("worker_failed", error=str(failure), exc_info=failure)
+        raise failure.exceptions[0] if isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1 else failure
