@@ -152,6 +152,10 @@ class TopicMisconfigured(DeliveryError):
     """A topic cannot carry what the relay must send; an operator changes its settings."""
 
 
+class RecordRefused(DeliveryError):
+    """Kafka refused a batch for what it holds (its size, its content); an operator mends the topic's settings."""
+
+
 class GapDetected(DeliveryError):
     """A consumer found that records before this one are missing from the topic; an operator restores or rebuilds."""
 
@@ -175,5 +179,23 @@ class ProjectionError(HeadwaterError):
 
 class ConsistencyTimeout(ProjectionError):
     """The read model did not reach the asked consistency in time; read again, or ask for less."""
+
+    retryable = True
+
+
+class ProjectionFailed(ProjectionError):
+    """A projection raised at an event; its read model stays as it was before. Whoever wrote it mends it and resumes or rebuilds."""
+
+    def __init__(self, message: str, *, projection: str, global_position: int) -> None:
+        super().__init__(message)
+        self.projection, self.global_position = projection, global_position
+
+
+class ProjectionStopped(ProjectionError):
+    """The projection stands still, so waiting for it is in vain; an operator reads its error, mends it and resumes or rebuilds it."""
+
+
+class RebuildRunning(ProjectionError):
+    """Another process rebuilds this projection now; wait for it, or stop it."""
 
     retryable = True

@@ -15,7 +15,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, overload
 
 from headwater.bus import Consumer, DeadLetters, HandlerDecorator, Subscriptions
 from headwater.config import Settings, load_settings, redact
@@ -36,6 +36,9 @@ READ_TIMEOUT_SECONDS: Final = 5.0
 State = TypeVar("State")
 Command = TypeVar("Command")
 EventT = TypeVar("EventT", bound=Event)
+E1 = TypeVar("E1", bound=Event)
+E2 = TypeVar("E2", bound=Event)
+E3 = TypeVar("E3", bound=Event)
 ProjectionT = TypeVar("ProjectionT", bound=Projection)
 AnyProjection = type[Projection] | type[SqlProjection]
 AnyProjectionT = TypeVar("AnyProjectionT", bound=AnyProjection)
@@ -114,7 +117,15 @@ class Service:
 
     # -- defining -----------------------------------------------------------------------------------------------------
 
-    def on(self, *event_classes: type[EventT]) -> HandlerDecorator[EventT]:
+    @overload
+    def on(self, first: type[E1], /) -> HandlerDecorator[E1]: ...
+    @overload
+    def on(self, first: type[E1], second: type[E2], /) -> HandlerDecorator[E1 | E2]: ...
+    @overload
+    def on(self, first: type[E1], second: type[E2], third: type[E3], /) -> HandlerDecorator[E1 | E2 | E3]: ...
+    @overload
+    def on(self, *event_classes: type[Event]) -> HandlerDecorator[Any]: ...
+    def on(self, *event_classes: type[Event]) -> HandlerDecorator[Any]:
         """Register an `async def handler(event)` or `(event, context)` for these event classes.
 
         Its effects on the database and the position in the topic commit together: once, whatever crashes or is delivered again. Effects on
@@ -123,9 +134,10 @@ class Service:
         Raises:
             UsageError: at import, when the function cannot be a handler of these events.
         """
+        decorator = self.subscriptions.on(*event_classes)
         for event_class in event_classes:
             self.events.register(event_class)
-        return self.subscriptions.on(*event_classes)
+        return decorator
 
     def projection(self, projection_class: AnyProjectionT) -> AnyProjectionT:
         """Register a read model, kept up to date from this service's log."""

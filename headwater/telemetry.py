@@ -67,8 +67,9 @@ def configure_logging(log_format: str = "auto", log_level: str = "info", *, stre
         logger_factory=structlog.WriteLoggerFactory(out),
         cache_logger_on_first_use=False,
     )
-    # aiokafka reports through the standard library; Headwater turns what matters there into facts of its own.
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    # The drivers report through the standard library; Headwater turns what matters there into facts of its own.
+    for driver in ("aiokafka", "asyncpg"):
+        logging.getLogger(driver).setLevel(logging.CRITICAL)
 
 
 def logger(room: str) -> FilteringBoundLogger:

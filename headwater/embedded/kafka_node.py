@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headwater.clock import SYSTEM_CLOCK, blocking_sleep
-from headwater.embedded.kafka_files import CLUSTER_ID, KafkaFiles, java_environment
+from headwater.embedded.kafka_files import KafkaFiles, java_environment
 from headwater.embedded.ports import LOOPBACK
 from headwater.embedded.process import ServerProcess, log_tail
 from headwater.embedded.watchdog import Watchdog
@@ -95,9 +95,18 @@ class KafkaNode:
     """One broker of an embedded cluster. It keeps its ports and its files through crashes."""
 
     def __init__(
-        self, node_id: int, ports: Sequence[NodePorts], folder: Path, *, files: KafkaFiles, watchdog: Watchdog, extra: Mapping[str, str]
+        self,
+        node_id: int,
+        ports: Sequence[NodePorts],
+        folder: Path,
+        *,
+        cluster_id: str,
+        files: KafkaFiles,
+        watchdog: Watchdog,
+        extra: Mapping[str, str],
     ) -> None:
         self.node_id = node_id
+        self._cluster_id = cluster_id
         self.port = ports[node_id - 1].broker
         self.folder = folder
         self._files = files
@@ -162,15 +171,11 @@ class KafkaNode:
             BrokerUnavailable: it ended, or was not ready in time; the message ends with its log.
         """
         deadline = SYSTEM_CLOCK.monotonic() + READY_TIMEOUT_SECONDS
-        while not enough(brokers_in_service(self.port)):
-            if not self.running:
-                raise BrokerUnavailable(
-                    f"the embedded Kafka node {self.node_id} ended while starting; its log ends with:\n{self.log_tail()}"
-                )
-            if SYSTEM_CLOCK.monotonic() > deadline:
-                raise BrokerUnavailable(
-                    f"the embedded Kafka node {self.node_id} was not ready after {READY_TIMEOUT_SECONDS:.0f} s; its log ends with:\n{self.log_tail()}"
-                )
+        while not enough(brokers_in_service(self.port, self._cluster_id)):
+            ended = not self.running
+            if ended or SYSTEM_CLOCK.monotonic() > deadline:
+                what = "ended while starting" if ended else f"was not ready after {READY_TIMEOUT_SECONDS:.0f} s"
+                raise BrokerUnavailable(f"the embedded Kafka node {self.node_id} {what}; its log ends with:\n{self.log_tail()}")
             blocking_sleep(PROBE_INTERVAL_SECONDS)
 
     def log_tail(self) -> str:
@@ -181,9 +186,7 @@ class KafkaNode:
         data = self.folder / "data"
         self.folder.mkdir()
         shutil.copytree(self._files.template, data)
-        # Ids of directories must differ between the nodes of a cluster; a leading zero byte keeps clear of the reserved ones and of '-'.
-        directory_id = urlsafe_b64encode(b"A" + token_bytes(15)).decode().rstrip("=")
-        identity = {"version": 1, "cluster.id": CLUSTER_ID, "node.id": self.node_id, "directory.id": directory_id}
+        identity = {"version": 1, "cluster.id": self._cluster_id, "node.id": self.node_id, "directory.id": new_kafka_id()}
         (data / "meta.properties").write_text("".join(f"{name}={value}\n" for name, value in identity.items()), encoding="utf-8")
         (self.folder / "server.properties").write_text(node_properties(self.node_id, ports, data, extra), encoding="utf-8")
 
@@ -193,20 +196,31 @@ class KafkaNode:
         return self._process
 
 
-def brokers_in_service(port: int) -> set[int]:
-    """The ids of the brokers that the broker on this port lists to clients; empty when it does not answer (yet)."""
-    # A Metadata request, version 1, for no topics: size, api key 3, version, correlation id, null client id, empty array.
-    request = struct.pack(">ihhihi", 14, 3, 1, 1, -1, 0)
+def new_kafka_id() -> str:
+    """An id of a cluster or a folder as Kafka writes them: 16 bytes in base64."""
+    # The fixed first byte keeps clear of the ids that Kafka reserves and of those that begin with a dash.
+    return urlsafe_b64encode(b"A" + token_bytes(15)).decode().rstrip("=")
+
+
+def brokers_in_service(port: int, cluster_id: str | None = None) -> set[int]:
+    """The ids of the brokers that the broker on this port lists to clients.
+
+    Empty when it does not answer (yet), and when it belongs to another cluster than the one named: between our choice of a port and our
+    bind, another one's broker may have taken it.
+    """
+    # A Metadata request, version 2, for no topics: size, api key 3, version, correlation id, null client id, empty array.
+    request = struct.pack(">ihhihi", 14, 3, 2, 1, -1, 0)
     try:
         with socket.create_connection((LOOPBACK, port), PROBE_TIMEOUT_SECONDS) as connection, connection.makefile("rb") as answer:
             connection.sendall(request)
             (size,) = struct.unpack(">i", answer.read(4))
-            return _broker_ids(answer.read(min(size, RESPONSE_BYTES_MAX)))
+            found, ids = _cluster_and_brokers(answer.read(min(size, RESPONSE_BYTES_MAX)))
+            return ids if cluster_id in (None, found) else set()
     except (OSError, struct.error, ValueError):
         return set()
 
 
-def _broker_ids(body: bytes) -> set[int]:
+def _cluster_and_brokers(body: bytes) -> tuple[str, set[int]]:
     _correlation_id, count = struct.unpack_from(">ii", body)
     ids: set[int] = set()
     offset = 8
@@ -216,4 +230,5 @@ def _broker_ids(body: bytes) -> set[int]:
         (rack_bytes,) = struct.unpack_from(">h", body, offset)
         offset += 2 + max(rack_bytes, 0)
         ids.add(node_id)
-    return ids
+    (id_bytes,) = struct.unpack_from(">h", body, offset)
+    return body[offset + 2 : offset + 2 + max(id_bytes, 0)].decode(), ids

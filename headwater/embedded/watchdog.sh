@@ -46,12 +46,13 @@ children() {
     fi
 }
 
-for one in $guarded; do
-    kill -s "$signal" "$one" 2>/dev/null
-    kill -s CONT "$one" 2>/dev/null # A paused server would never read its signal.
-    for child in $(children "$one"); do kill -s CONT "$child" 2>/dev/null; done
-done
-[ "$signal" = KILL ] || await_end 160 $guarded
+if [ "$signal" != KILL ]; then
+    for one in $guarded; do
+        kill -s "$signal" "$one" 2>/dev/null
+        for frozen in $(children "$one") "$one"; do kill -s CONT "$frozen" 2>/dev/null; done # Else it would never read its signal.
+    done
+    await_end 160 $guarded
+fi
 
 doomed=''
 for one in $guarded; do

@@ -12,7 +12,7 @@ import orjson
 from headwater.errors import LogDiverged
 from headwater.eventstore.store import READ_BATCH_SIZE, VERSION_MAX, Checkpoint, LogEpoch, LogIdentity, LogSlice, expected_number
 from headwater.messages import AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent, check_stream_name, prepare
-from headwater.postgres import CallerConnection, Connection, Database, driver_connection, sql_file, translate_errors
+from headwater.postgres import CallerConnection, Connection, Database, driver_connection, sql_file, translate_data_errors, translate_errors
 
 _PACKAGE: Final = "headwater.eventstore"
 _APPEND_EVENTS = sql_file(_PACKAGE, "append_events")
@@ -123,15 +123,16 @@ class PostgresEventStore:
 
 
 async def _append(connection: Connection, stream_name: str, events: Sequence[NewEvent], expected: int | None) -> AppendResult:
-    row = await connection.fetchrow(
-        _APPEND_EVENTS,
-        stream_name,
-        expected,
-        [event.type for event in events],
-        [event.data for event in events],
-        [orjson.dumps(event.metadata).decode() for event in events],
-        [event.event_id for event in events],
-    )
+    with translate_data_errors():
+        row = await connection.fetchrow(
+            _APPEND_EVENTS,
+            stream_name,
+            expected,
+            [event.type for event in events],
+            [event.data for event in events],
+            [orjson.dumps(event.metadata).decode() for event in events],
+            [event.event_id for event in events],
+        )
     assert row is not None, "the function returns one row"
     return AppendResult(stream_name=stream_name, version=row["version"], global_position=row["global_position"])
 

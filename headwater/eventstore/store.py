@@ -148,6 +148,6 @@ def expected_number(expected: ExpectedVersion) -> int | None:
     if expected is STREAM_EXISTS:
         return -1
     number: object = expected  # callers without a type checker give anything
-    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= VERSION_MAX:
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= VERSION_MAX:  # pyright: ignore[reportUnnecessaryIsInstance] - see above
         raise UsageError(f"expected_version={expected!r}: give the number of events you saw (0 or more), ANY, NO_STREAM or STREAM_EXISTS")
     return number

@@ -29,6 +29,8 @@ DEAD_PEER_SETTINGS: Final = {
     "tcp_user_timeout": "25000",
     "idle_in_transaction_session_timeout": "60000",
 }
+# The log is read and written under READ COMMITTED (rule 3), whatever the database's own default is.
+SESSION_SETTINGS: Final = {"default_transaction_isolation": "read committed", **DEAD_PEER_SETTINGS}
 
 
 class SqlAlchemyConnection(Protocol):
@@ -116,7 +118,7 @@ class Database:
                     min_size=1,
                     max_size=self._connections_max,
                     timeout=CONNECT_TIMEOUT_SECONDS,
-                    server_settings={"application_name": self._application_name, **DEAD_PEER_SETTINGS},
+                    server_settings={"application_name": self._application_name, **SESSION_SETTINGS},
                 )
         except StorageUnavailable as error:
             raise StorageUnavailable(f"{error} (tried {self.address})") from error.__cause__
@@ -164,5 +166,5 @@ class Database:
             return await asyncpg.connect(
                 self._dsn,
                 timeout=CONNECT_TIMEOUT_SECONDS,
-                server_settings={"application_name": self._application_name, **DEAD_PEER_SETTINGS},
+                server_settings={"application_name": self._application_name, **SESSION_SETTINGS},
             )

@@ -40,6 +40,7 @@ _INVALID_DATA = {
     "22021": "a text in it holds a character that is not valid in UTF-8: remove it",
     "22P02": "it is not valid JSON",
     "22003": "a number in it is out of PostgreSQL's range",
+    "22000": "the driver cannot encode it",
     "22030": "it repeats a key",
     "54001": "it is nested too deeply: flatten it",
 }
@@ -122,13 +123,13 @@ def translate_errors() -> Generator[None]:
 
 
 @contextmanager
-def translate_data_errors() -> Iterator[None]:
+def translate_data_errors() -> Generator[None]:
     """Turn what PostgreSQL says about data it cannot store into `InvalidEvent`; for appends alone, whose data are events."""
     try:
         yield
     except asyncpg.PostgresError as error:
         if (reason := _INVALID_DATA.get(error.sqlstate or "")) is None:
             raise
-        raise InvalidEvent(f"PostgreSQL cannot store an event of this append: {reason} ({error.args[0] if error.args else error})") from error
-    except asyncpg.DataError as error:  # the driver could not even encode it
-        raise InvalidEvent(f"an event of this append cannot be sent to PostgreSQL: {error}") from error
+        # The driver's own message repeats the data, of any size; its cause says what is wrong with it.
+        found = str(error.__cause__ or error)[:200]
+        raise InvalidEvent(f"PostgreSQL cannot store an event of this append: {reason} ({found})") from error

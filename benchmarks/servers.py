@@ -1,0 +1,99 @@
+"""Where the benchmarks run: servers of their own, or those that HEADWATER_POSTGRES and HEADWATER_KAFKA name."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+import asyncpg
+from aiokafka.admin import AIOKafkaAdminClient
+
+from headwater.config import load_settings
+from headwater.embedded import EmbeddedServers
+from headwater.errors import UsageError
+from headwater.postgres import Database, apply_migrations
+from headwater.randomness import token_hex
+
+NAME_PREFIX = "headwaterbench"
+"""What databases and topics made here are called; whatever is called so may be dropped."""
+
+
+class Servers:
+    """PostgreSQL and, where asked for, Kafka, with databases and topics that go when they are no longer needed."""
+
+    def __init__(self, *, kafka: bool) -> None:
+        self._settings = load_settings()
+        self._wants_kafka = kafka
+        self._stack = AsyncExitStack()
+        self._embedded: EmbeddedServers | None = None
+
+    async def __aenter__(self) -> Self:
+        postgres, kafka = self._settings.postgres is None, self._wants_kafka and self._settings.kafka is None
+        if postgres or kafka:
+            self._embedded = await self._stack.enter_async_context(EmbeddedServers(postgres=postgres, kafka=kafka))
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._stack.aclose()
+
+    @property
+    def bootstrap(self) -> str:
+        """Kafka's address."""
+        if self._settings.kafka is not None:
+            return self._settings.kafka
+        assert self._embedded is not None and self._embedded.kafka is not None, "the benchmark said that it needs Kafka"
+        return self._embedded.kafka.bootstrap
+
+    @asynccontextmanager
+    async def database(self, *, connections_max: int = 4) -> AsyncIterator[Database]:
+        """A fresh, migrated database, open; dropped at the end."""
+        name = f"{NAME_PREFIX}_{token_hex(6)}"
+        administrator = await asyncpg.connect(self._postgres)
+        try:
+            await _require_durable(administrator)
+            await administrator.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
+            try:
+                async with Database(urlsplit(self._postgres)._replace(path=f"/{name}").geturl(), connections_max=connections_max) as database:
+                    async with database.connection() as connection:
+                        await apply_migrations(connection)
+                    yield database
+            finally:
+                await administrator.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+        finally:
+            await administrator.close()
+
+    @asynccontextmanager
+    async def topics(self, names: Sequence[str]) -> AsyncIterator[None]:
+        """Drop these topics at the end, whoever created them."""
+        try:
+            yield
+        finally:
+            administrator = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+            await administrator.start()
+            try:
+                await administrator.delete_topics(list(names))
+            finally:
+                await administrator.close()
+
+    @property
+    def _postgres(self) -> str:
+        if self._settings.postgres is not None:
+            return self._settings.postgres
+        assert self._embedded is not None and self._embedded.postgres is not None
+        return self._embedded.postgres.dsn
+
+
+def new_category() -> str:
+    """A category, and so a topic, that nobody else uses."""
+    return f"{NAME_PREFIX}{token_hex(4)}"
+
+
+async def _require_durable(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """Refuse a server whose commits may be lost: its rates would not compare with anything."""
+    for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+        value = await connection.fetchval("SELECT current_setting($1)", setting)
+        if value in ("off", "local"):
+            raise UsageError(f"{setting}={value} on this PostgreSQL; benchmarks commit durably: set {setting}=on, or unset HEADWATER_POSTGRES")

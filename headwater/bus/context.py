@@ -1,0 +1,147 @@
+"""What a handler may do beside its own work, all of it inside the effect's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol
+from uuid import UUID, uuid5
+
+from headwater.clock import SYSTEM_CLOCK, Clock
+from headwater.errors import UsageError
+from headwater.kafka import Envelope
+from headwater.messages import ANY, AppendResult, Event, EventRegistry, ExpectedVersion, LogPosition, Metadata, NewEvent, RecordedEvent
+from headwater.postgres import CallerConnection, Connection
+
+if TYPE_CHECKING:
+    from headwater.bus.ports import EffectTransaction
+
+
+class PublishesEvents(Protocol):
+    """What is used of `headwater.outbox.Publisher`."""
+
+    async def publish(
+        self,
+        event: str | Event,
+        data: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        connection: CallerConnection | None = None,
+    ) -> AppendResult: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerSurroundings:
+    """What all handlers of a consumer share."""
+
+    group: str
+    publisher: PublishesEvents | None = None
+    registry: EventRegistry = EventRegistry()  # noqa: RUF009 - an empty one holds nothing that could be shared by mistake
+    clock: Clock = SYSTEM_CLOCK
+
+
+class Context:
+    """The message at hand and its transaction; good until the handler returns."""
+
+    __slots__ = ("_envelope", "_handler_name", "_surroundings", "_transaction")
+
+    def __init__(self, surroundings: HandlerSurroundings, transaction: EffectTransaction, envelope: Envelope, handler_name: str) -> None:
+        self._surroundings = surroundings
+        self._transaction: EffectTransaction | None = transaction
+        self._envelope = envelope
+        self._handler_name = handler_name
+
+    async def append(
+        self, stream_name: str, events: Event | NewEvent | Sequence[Event | NewEvent], *, expected_version: ExpectedVersion = ANY
+    ) -> AppendResult:
+        """Add one event or several to the end of a stream; stored if and only if the message's effects are.
+
+        The events carry this message's correlation id, and its event id as their cause.
+
+        Raises:
+            WrongExpectedVersion: the stream is elsewhere; left to itself, the message is tried again.
+            InvalidEvent, InvalidStreamName, UsageError: refused input.
+        """
+        several = (events,) if isinstance(events, (Event, NewEvent)) else events
+        return await self._open_transaction().append(stream_name, several, expected_version=expected_version)
+
+    async def publish(self, event: str | Event, data: Mapping[str, Any] | None = None, *, key: str | None = None) -> AppendResult:
+        """Send a message that is no fact of a stream, if and only if this message's effects are kept; see `Publisher.publish`."""
+        publisher = self._surroundings.publisher
+        if publisher is None:
+            raise UsageError("this consumer has no publisher; give it one: Consumer(..., publisher=Publisher(store, registry))")
+        return await publisher.publish(event, data, key=key, connection=self._open_transaction().joining)
+
+    def read_stream(
+        self, stream_name: str, *, from_version: int | None = None, backwards: bool = False, limit: int | None = None
+    ) -> AsyncIterator[RecordedEvent]:
+        """The stream's events, as this transaction sees them; see `EventStore.read_stream`."""
+        return self._open_transaction().read_stream(stream_name, from_version=from_version, backwards=backwards, limit=limit)
+
+    def decode(self, recorded: RecordedEvent) -> Event:
+        """The typed event of one that was read.
+
+        Raises:
+            UnknownEventType, InvalidEvent: see `EventRegistry.decode`.
+        """
+        return self._surroundings.registry.decode(recorded)
+
+    @property
+    def connection(self) -> Connection:
+        """The asyncpg connection in the transaction that commits effects and position together. Neither commit nor roll it back.
+
+        Raises:
+            UsageError: in memory, where there is none.
+        """
+        return self._open_transaction().connection
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the event's writer put beside the data."""
+        return self._envelope.event.metadata
+
+    @property
+    def event_id(self) -> UUID:
+        return self._envelope.event.event_id
+
+    @property
+    def stream_name(self) -> str:
+        return self._envelope.event.stream_name
+
+    @property
+    def version(self) -> int:
+        """The event's place in its stream."""
+        return self._envelope.event.version
+
+    @property
+    def position(self) -> LogPosition:
+        """The event's place in the log that it comes from."""
+        return self._envelope.position
+
+    @property
+    def log_id(self) -> UUID:
+        return self._envelope.log_id
+
+    @property
+    def recorded(self) -> RecordedEvent:
+        """The event as it was stored."""
+        return self._envelope.event
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt at this message by this handler, and for no other: give it to systems outside this database."""
+        return str(uuid5(self._envelope.event.event_id, f"{self._surroundings.group}/{self._handler_name}"))
+
+    def now(self) -> datetime:
+        """The current moment, from the clock that tests can hold."""
+        return self._surroundings.clock.now()
+
+    def close(self) -> None:
+        """The handler returned: whatever it left running must not act in the next message's transaction."""
+        self._transaction = None
+
+    def _open_transaction(self) -> EffectTransaction:
+        if self._transaction is None:
+            raise UsageError(f"the context of {self._handler_name} was used after the handler returned; await everything inside it")
+        return self._transaction

@@ -1,0 +1,129 @@
+"""Messages whose handler kept failing, with their error; kept until somebody decides."""
+
+from __future__ import annotations
+
+import base64
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from headwater.bus.retries import Failure
+from headwater.bus.values import Partition, SourceRecord
+from headwater.kafka import Envelope
+from headwater.messages import LogPosition
+
+ERROR_CHARACTERS_MAX: Final = 4_000
+TRACEBACK_CHARACTERS_MAX: Final = 16_000
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One message that one handler could not handle, or a record that nobody could read."""
+
+    group: str
+    handler_name: str | None
+    """None for a record that could not be read."""
+    partition: Partition
+    offset: int
+    error_type: str
+    error_message: str
+    traceback: str
+    attempts: int
+    first_failed_at: datetime
+    last_failed_at: datetime
+    event_id: UUID | None = None
+    log_id: UUID | None = None
+    position: LogPosition | None = None
+    stream_name: str | None = None
+    version: int | None = None
+    event_type: str | None = None
+    data: str | None = None
+    """JSON text, as it came."""
+    metadata: Mapping[str, str] | None = None
+    recorded_at: datetime | None = None
+    raw: Mapping[str, Any] | None = None
+    """Key, value, headers (base64) and timestamp of a record that could not be read."""
+    dead_letter_id: int | None = None
+    """Given when it is stored."""
+
+
+def unhandled(
+    group: str, handler_name: str, partition: Partition, record: SourceRecord, envelope: Envelope, attempts: int, failure: Failure
+) -> DeadLetter:
+    """The letter for a handler that gave up."""
+    event = envelope.event
+    is_storable = "\x00" not in event.data
+    return DeadLetter(
+        group=group,
+        handler_name=handler_name,
+        partition=partition,
+        offset=record.offset,
+        **_error_fields(failure.error),
+        attempts=attempts,
+        first_failed_at=failure.first_failed_at,
+        last_failed_at=failure.last_failed_at,
+        event_id=event.event_id,
+        log_id=envelope.log_id,
+        position=envelope.position,
+        stream_name=_storable(event.stream_name),
+        version=event.version,
+        event_type=_storable(event.type),
+        data=event.data if is_storable else None,
+        metadata={_storable(name): _storable(value) for name, value in event.metadata.items()},
+        recorded_at=event.recorded_at,
+        raw=None if is_storable else raw_record(record),
+    )
+
+
+def unreadable(group: str, partition: Partition, record: SourceRecord, error: BaseException, now: datetime) -> DeadLetter:
+    """The letter for a record that is no envelope."""
+    return DeadLetter(
+        group=group,
+        handler_name=None,
+        partition=partition,
+        offset=record.offset,
+        **_error_fields(error),
+        attempts=1,
+        first_failed_at=now,
+        last_failed_at=now,
+        raw=raw_record(record),
+    )
+
+
+def raw_record(record: SourceRecord) -> dict[str, Any]:
+    """The record's bytes in base64, fit for JSON."""
+    return {
+        "key": _base64(record.key),
+        "value": _base64(record.value),
+        "headers": [[_storable(name), _base64(value)] for name, value in record.headers],
+        "timestamp": record.timestamp,
+    }
+
+
+def _error_fields(error: BaseException) -> dict[str, Any]:
+    lines: Sequence[str] = traceback.format_exception(error)
+    return {
+        "error_type": f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins."),
+        "error_message": _storable(_message(error))[:ERROR_CHARACTERS_MAX],
+        # The end says what happened.
+        "traceback": _storable("".join(lines))[-TRACEBACK_CHARACTERS_MAX:],
+    }
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - somebody's __str__ must not keep a dead letter from being stored
+        return "(the error has no readable message)"
+
+
+def _storable(text: str) -> str:
+    """The text without what PostgreSQL cannot store: a letter must never be refused."""
+    return text.replace("\x00", "\\0").encode("utf-8", "backslashreplace").decode()
+
+
+def _base64(content: bytes | None) -> str | None:
+    return None if content is None else base64.b64encode(content).decode()

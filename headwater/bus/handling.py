@@ -1,0 +1,140 @@
+"""Handlers at work: many messages in one transaction, or one message with every handler guarded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from headwater.bus.context import Context, HandlerSurroundings
+from headwater.bus.dead_letters import DeadLetter, unreadable
+from headwater.bus.partition_work import Message
+from headwater.bus.ports import EffectsRefused, EffectTransaction
+from headwater.bus.retries import HandlerFault
+from headwater.bus.subscriptions import Handler
+from headwater.bus.values import ConsumerLimits
+from headwater.errors import HandlerFailed, InvalidEvent, StorageUnavailable, TransactionConflict
+from headwater.messages import TRACEPARENT, Event
+from headwater.telemetry import Correlation, correlate
+
+NOT_THE_MESSAGE: Final = (StorageUnavailable, TransactionConflict)
+"""Failures for which the message is not to blame: they are waited out and do not count."""
+
+
+@dataclass(slots=True)
+class BatchOutcome:
+    """What became of a batch inside its transaction."""
+
+    done: int = 0
+    """So many messages, from the first, are ready to commit."""
+    handled: int = 0
+    """Those of them that had handlers."""
+
+
+class MessageHandling:
+    """Runs handlers in a transaction that somebody else opens and commits."""
+
+    def __init__(self, surroundings: HandlerSurroundings, limits: ConsumerLimits) -> None:
+        self._surroundings, self._limits = surroundings, limits
+
+    async def handle_batch(self, transaction: EffectTransaction, messages: Sequence[Message]) -> BatchOutcome:
+        """Give every message to its handlers, until all are done or the batch has taken long enough.
+
+        Raises:
+            HandlerFault: one failed; the transaction must be rolled back.
+        """
+        outcome = BatchOutcome()
+        letters: list[DeadLetter] = []
+        try:
+            async with asyncio.timeout(self._limits.batch_seconds_max + self._limits.handler_seconds_max):
+                await self._handle_each(transaction, messages, outcome, letters)
+        except TimeoutError as error:
+            # The loop is written so that only our own timeout gets here.
+            raise self._too_slow(messages[outcome.done], outcome.done) from error
+        if letters:
+            await transaction.bury(letters)
+        return outcome
+
+    async def _handle_each(
+        self, transaction: EffectTransaction, messages: Sequence[Message], outcome: BatchOutcome, letters: list[DeadLetter]
+    ) -> None:
+        clock = self._surroundings.clock
+        deadline = clock.monotonic() + self._limits.batch_seconds_max
+        for message in messages:
+            if message.handlers:
+                await self._handle(transaction, message, outcome.done)
+                outcome.handled += 1
+            elif message.fault is not None:
+                letters.append(unreadable(self._surroundings.group, message.work.partition, message.record, message.fault, clock.now()))
+            outcome.done += 1
+            if message.handlers and clock.monotonic() > deadline:
+                return
+
+    async def _handle(self, transaction: EffectTransaction, message: Message, index: int) -> None:
+        event = self.typed_event(message, index)
+        with correlate(correlation_of(message)):
+            for handler in message.handlers:
+                await self._call(transaction, message, event, handler, index)
+
+    async def handle_guarded(self, transaction: EffectTransaction, message: Message, handler: Handler) -> None:
+        """Give one message to one handler, undoing what it did when it fails.
+
+        Raises:
+            HandlerFault: it failed; the transaction can go on.
+        """
+        event = self.typed_event(message, 0)
+        try:
+            async with asyncio.timeout(self._limits.handler_seconds_max):
+                with correlate(correlation_of(message)):
+                    async with transaction.savepoint():
+                        await self._call(transaction, message, event, handler, 0)
+        except EffectsRefused as error:
+            raise HandlerFault(0, handler.name, error) from error
+        except TimeoutError as error:
+            raise self._too_slow(message, 0, handler) from error
+
+    def typed_event(self, message: Message, index: int) -> Event:
+        """The event as its class.
+
+        Raises:
+            HandlerFault: it does not fit, and never will.
+        """
+        try:
+            return message.event()
+        except InvalidEvent as error:
+            raise HandlerFault(index, message.handlers[0].name, error, is_permanent=True) from error
+
+    async def _call(self, transaction: EffectTransaction, message: Message, event: Event, handler: Handler, index: int) -> None:
+        try:
+            if handler.takes_context:
+                assert message.envelope is not None, "a message with handlers has an envelope"
+                context = Context(self._surroundings, transaction, message.envelope, handler.name)
+                try:
+                    await handler.function(event, context)
+                finally:
+                    context.close()
+            else:
+                await handler.function(event)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Nobody cancelled us: the handler lets a cancelled task of its own shine through.
+            raise HandlerFault(index, handler.name, HandlerFailed(f"{handler.name} raised CancelledError by itself")) from error
+        except Exception as error:
+            meaning = transaction.interpret(error)
+            raise HandlerFault(index, handler.name, meaning, counts=not isinstance(meaning, NOT_THE_MESSAGE)) from error
+
+    def _too_slow(self, message: Message, index: int, handler: Handler | None = None) -> HandlerFault:
+        name = (handler or message.handlers[-1]).name if message.handlers else "(none)"
+        return HandlerFault(
+            index, name, HandlerFailed(f"{name} took longer than {self._limits.handler_seconds_max} s; it was cut off and rolled back")
+        )
+
+
+def correlation_of(message: Message) -> Correlation:
+    """What events appended by its handlers carry: the same story, this event as the cause."""
+    assert message.envelope is not None, "a message with handlers has an envelope"
+    event = message.envelope.event
+    return Correlation(event.correlation_id, str(event.event_id), event.metadata.get(TRACEPARENT))

@@ -1,0 +1,212 @@
+"""One claimed partition: what was received and not yet committed, and how far its logs got."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
+from itertools import islice
+from typing import Final
+from uuid import UUID
+
+from headwater.bus.retries import FailingMessage
+from headwater.bus.subscriptions import Handler, Route
+from headwater.bus.values import LastRecord, OffsetRange, Partition, PartitionPosition, SourceRecord
+from headwater.errors import GapDetected, InvalidEvent, NotAnEnvelope
+from headwater.kafka import Envelope, decode_record
+from headwater.messages import LOG_START, Event, LogPosition, decode
+
+NO_HANDLERS: Final[tuple[Handler, ...]] = ()
+
+
+class PartitionState(Enum):
+    """What may be done with a claimed partition."""
+
+    WORKING = "working"
+    WAITING = "waiting"
+    """Its first message failed and is due again later."""
+    STOPPED = "stopped"
+    """A gap; nothing is applied until it is claimed anew."""
+    REVOKED = "revoked"
+
+
+class Message:
+    """One record on its way through the consumer. Without handlers and fault it only moves the position."""
+
+    __slots__ = ("_event", "envelope", "fault", "handlers", "offset", "record", "route", "work")
+
+    def __init__(self, work: PartitionWork, record: SourceRecord, envelope: Envelope | None, route: Route | None) -> None:
+        self.work, self.record, self.offset = work, record, record.offset
+        self.envelope, self.route = envelope, route
+        self.handlers = route.handlers if route is not None else NO_HANDLERS
+        self.fault: NotAnEnvelope | None = None
+        self._event: Event | None = None
+
+    def event(self) -> Event:
+        """The typed event, decoded once.
+
+        Raises:
+            InvalidEvent: the data does not fit the class.
+        """
+        if self._event is None:
+            assert self.route is not None, "only a message with handlers has a class"
+            assert self.envelope is not None, "only a message with handlers has a class"
+            try:
+                self._event = decode(self.route.event_class, self.envelope.event)
+            except InvalidEvent:
+                raise
+            except Exception as error:
+                # A validator of the user's class raised what pydantic does not take for a verdict; the data is at fault all the same.
+                raise InvalidEvent(f"{self.envelope.event.type} could not be built from its data: {error!r}") from error
+        return self._event
+
+
+class PartitionWork:
+    """Reads ahead of the committed position; `commit` catches up. Nothing is forgotten before it was committed."""
+
+    def __init__(self, claimed: PartitionPosition, routes: Mapping[str, Route]) -> None:
+        self.partition: Final[Partition] = claimed.partition
+        self.position = claimed
+        """What the row says."""
+        self.pending: deque[Message] = deque()
+        self.failing: FailingMessage | None = None
+        self.stop_reason: str | None = None
+        self.is_revoked = False
+        self._routes = routes
+        self._read_marks: dict[UUID, LogPosition] = dict(claimed.marks)
+        self._next_to_read = claimed.next_offset
+        self._to_recognise = claimed.last
+
+    @property
+    def state(self) -> PartitionState:
+        if self.is_revoked:
+            return PartitionState.REVOKED
+        if self.failing is not None:
+            return PartitionState.WAITING
+        if self.stop_reason is not None and not self.pending:
+            return PartitionState.STOPPED
+        return PartitionState.WORKING
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def start(self, held: OffsetRange) -> int:
+        """From which offset to receive, seen what the partition holds: the last record again, to recognise it.
+
+        Raises:
+            GapDetected: what comes next is not there any more, or not there yet.
+        """
+        next_offset, last = self.position.next_offset, self.position.last
+        if held.end < next_offset:
+            raise GapDetected(
+                f"{self.partition} ends at offset {held.end}, but was applied up to {next_offset}: the topic was recreated or lost its tail. "
+                "Restore it, or remove the group's row to start over"
+            )
+        if next_offset == 0:
+            self._next_to_read = held.begin
+            return held.begin
+        if held.begin > next_offset:
+            raise GapDetected(
+                f"{self.partition} begins at offset {held.begin}, but offset {next_offset} comes next: records were deleted before they were applied"
+            )
+        if last is None or last.offset < held.begin:
+            self._to_recognise = None
+            return next_offset
+        return last.offset
+
+    def accept(self, records: Iterable[SourceRecord]) -> None:
+        """Take records that were received, in order.
+
+        Raises:
+            GapDetected: records before one of them are missing; what came before it was taken.
+        """
+        for record in records:
+            if record.offset < self._next_to_read:
+                self._recognise(record)
+                continue
+            if self._to_recognise is not None:
+                self._refuse_unrecognised(f"offset {self._to_recognise.offset} is gone")
+            self.pending.append(self._read(record))
+            self._next_to_read = record.offset + 1
+
+    def _recognise(self, record: SourceRecord) -> None:
+        last = self._to_recognise
+        if last is None or record.offset < last.offset:
+            return
+        if record.offset > last.offset:
+            self._refuse_unrecognised(f"offset {last.offset} is gone")
+        try:
+            envelope = decode_record(record.key, record.value, record.headers, record.timestamp)
+        except NotAnEnvelope:
+            self._refuse_unrecognised(f"offset {last.offset} holds a foreign record")
+        else:
+            if (envelope.log_id, envelope.position) != (last.log_id, last.position):
+                self._refuse_unrecognised(f"offset {last.offset} holds position {envelope.position} of log {envelope.log_id}")
+        self._to_recognise = None
+
+    def _refuse_unrecognised(self, found: str) -> None:
+        last = self._to_recognise
+        assert last is not None, "called while there is a record to recognise"
+        raise GapDetected(
+            f"{self.partition} is not the topic that was read before: offset {last.offset} was position {last.position} of log {last.log_id}, "
+            f"but {found}. It was recreated or lost its tail; restore it, or remove the group's row to start over"
+        )
+
+    def _read(self, record: SourceRecord) -> Message:
+        try:
+            envelope = decode_record(record.key, record.value, record.headers, record.timestamp)
+        except NotAnEnvelope as error:
+            message = Message(self, record, None, None)
+            message.fault = error
+            return message
+        mark = self._read_marks.get(envelope.log_id, LOG_START)
+        if envelope.position <= mark:
+            return Message(self, record, envelope, None)
+        if mark < envelope.previous:
+            raise GapDetected(
+                f"{self.partition} offset {record.offset} follows position {envelope.previous} of log {envelope.log_id}, but only {mark} was seen: "
+                "records in between are missing. Restore the topic, then restart the consumer"
+            )
+        self._read_marks[envelope.log_id] = envelope.position
+        return Message(self, record, envelope, self._routes.get(envelope.event.type))
+
+    # -- working -------------------------------------------------------------------------------------------------------
+
+    def may_apply(self, offset: int) -> bool:
+        """Whether this message can be worked on now, in a batch."""
+        return not self.is_revoked and (self.failing is None or offset < self.failing.offset)
+
+    def ready(self, limit: int) -> Sequence[Message]:
+        """The next messages to apply, in order; those before a failing one, when there is one."""
+        if self.is_revoked:
+            return ()
+        if self.failing is None:
+            return tuple(islice(self.pending, limit))
+        return tuple(message for message in islice(self.pending, limit) if message.offset < self.failing.offset)
+
+    def due(self, moment: float) -> Message | None:
+        """The failing message, when it is its turn and time."""
+        if self.is_revoked or self.failing is None or not self.pending or self.failing.due_at > moment:
+            return None
+        first = self.pending[0]
+        return first if first.offset == self.failing.offset else None
+
+    def position_after(self, offset: int) -> PartitionPosition:
+        """The row once everything up to this offset is applied."""
+        marks, last = dict(self.position.marks), self.position.last
+        for message in self.pending:
+            if message.offset > offset:
+                break
+            envelope = message.envelope
+            if envelope is not None:
+                if envelope.position > marks.get(envelope.log_id, LOG_START):
+                    marks[envelope.log_id] = envelope.position
+                last = LastRecord(message.offset, envelope.log_id, envelope.position)
+        return PartitionPosition(self.partition, self.position.epoch, offset + 1, marks, last)
+
+    def commit(self, position: PartitionPosition) -> None:
+        """The row says so now; forget what it covers."""
+        while self.pending and self.pending[0].offset < position.next_offset:
+            self.pending.popleft()
+        self.position = position
+        if self.failing is not None and self.failing.offset < position.next_offset:
+            self.failing = None

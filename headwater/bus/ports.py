@@ -1,0 +1,151 @@
+"""What a consumer asks of its source and of the store of its effects."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from headwater.bus.dead_letters import DeadLetter
+from headwater.bus.values import OffsetRange, Partition, PartitionPosition, SourceRecord
+from headwater.errors import DeliveryError, HandlerFailed
+from headwater.messages import AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent
+from headwater.postgres import CallerConnection, Connection
+
+
+class OffsetOutOfRange(DeliveryError):
+    """The source no longer holds the offset that comes next (the topic was recreated or cut off); an operator restores or rebuilds."""
+
+    def __init__(self, partition: Partition, offset: int) -> None:
+        super().__init__(f"{partition} does not hold offset {offset}: the topic was recreated, or records were deleted")
+        self.partition, self.offset = partition, offset
+
+
+class EffectsRefused(HandlerFailed):
+    """The database refuses to commit what handlers did: one swallowed an error, ended the transaction, or broke a deferred constraint."""
+
+
+class RebalanceListener(Protocol):
+    """Who wants to know which partitions are ours to work on."""
+
+    async def assigned(self, partitions: Iterable[Partition]) -> None:
+        """These came. Nothing of them is received before `start_at`."""
+        ...
+
+    async def revoked(self, partitions: Iterable[Partition]) -> None:
+        """These go to somebody else as soon as this returns; it returns when work on them has ended, or took too long."""
+        ...
+
+
+class MessageSource(Protocol):
+    """Where records come from: a broker, the log, or a list in memory. Holds no position that matters; Postgres does."""
+
+    async def open(self, topics: Sequence[str], listener: RebalanceListener) -> None:
+        """Connect and ask for a share of the partitions; the listener hears of them later.
+
+        Raises:
+            BrokerUnavailable: nobody answers.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give everything back; harmless twice, and after a failed `open`."""
+        ...
+
+    async def offsets(self, partitions: Sequence[Partition]) -> Mapping[Partition, OffsetRange]:
+        """What each partition holds now.
+
+        Raises:
+            BrokerUnavailable: nobody answers.
+        """
+        ...
+
+    def start_at(self, partition: Partition, offset: int) -> None:
+        """Receive this partition from the offset on."""
+        ...
+
+    def pause(self, partition: Partition) -> None:
+        """Receive nothing of it for now; harmless where it is not assigned."""
+        ...
+
+    def resume(self, partition: Partition) -> None:
+        """Go on after the last record received; harmless where it is not assigned."""
+        ...
+
+    async def receive(self, *, limit: int, timeout_seconds: float) -> Mapping[Partition, Sequence[SourceRecord]]:
+        """The next records of each partition, in order; empty when none came in time.
+
+        Raises:
+            OffsetOutOfRange: a partition does not hold what should come next; it is never reset silently.
+            BrokerUnavailable: the connection cannot go on; close and open again.
+        """
+        ...
+
+
+class EffectTransaction(Protocol):
+    """One transaction in which handlers act and positions move."""
+
+    @property
+    def connection(self) -> Connection:
+        """The driver's connection, for a handler's own tables; UsageError where there is none."""
+        ...
+
+    @property
+    def joining(self) -> CallerConnection:
+        """What to give as `connection=` to an event store or publisher of the same kind, so that it joins."""
+        ...
+
+    async def append(self, stream_name: str, events: Sequence[Event | NewEvent], *, expected_version: ExpectedVersion) -> AppendResult:
+        """Append within the transaction."""
+        ...
+
+    def read_stream(
+        self, stream_name: str, *, from_version: int | None = None, backwards: bool = False, limit: int | None = None
+    ) -> AsyncIterator[RecordedEvent]:
+        """Read within the transaction, seeing its own appends."""
+        ...
+
+    def savepoint(self) -> AbstractAsyncContextManager[None]:
+        """Undo what happens inside when it raises; deferred constraints are checked at its end.
+
+        Raises:
+            EffectsRefused: the block ended well, but the database would not commit it.
+        """
+        ...
+
+    def interpret(self, error: Exception) -> Exception:
+        """What a handler's exception means: StorageUnavailable or TransactionConflict where the database is at fault, else itself."""
+        ...
+
+    async def bury(self, letters: Sequence[DeadLetter]) -> None:
+        """Keep dead letters."""
+        ...
+
+    async def advance(self, group: str, positions: Sequence[PartitionPosition]) -> frozenset[Partition]:
+        """Move each row whose epoch is still ours; returns the partitions of the others, and then the caller rolls back.
+
+        Raises:
+            EffectsRefused: a handler left the transaction in a state that cannot be committed.
+        """
+        ...
+
+
+class EffectStore(Protocol):
+    """Where effects, positions and dead letters are kept."""
+
+    async def claim(self, group: str, partition: Partition) -> PartitionPosition:
+        """Become the one who may commit this partition's effects; whoever claimed it before is fenced off.
+
+        Raises:
+            StorageUnavailable, TransactionConflict: try again.
+        """
+        ...
+
+    def transaction(self) -> AbstractAsyncContextManager[EffectTransaction]:
+        """Commits at the end of the block; rolls back when it raises.
+
+        Raises:
+            StorageUnavailable: unreachable; on the way out, whether it was committed is unknown.
+            EffectsRefused: the commit was refused for what handlers did.
+        """
+        ...

@@ -1,0 +1,43 @@
+"""Kafka as Headwater uses it: envelopes, topics, tails, and a producer that fences its predecessor.
+
+Who is authoritative: the log in PostgreSQL for what must be in Kafka; Kafka for what is. A producer's life: connected → fenced (its epoch's
+marker stands in every partition, nothing older gets in any more) → writing → failed or abandoned, which is the end: nothing is retried or
+flushed here; whoever comes next fences again and reads what got in.
+
+What can fail: Kafka cannot be reached (`BrokerUnavailable`: nothing is lost, try again), another relay took over (`RelayFenced`), a batch is
+not accepted for what it holds (`RecordRefused`), a right is missing (`BrokerDenied`), a record was not written by a relay (`NotAnEnvelope`).
+
+`producer`, `fence` and `client` reach into aiokafka 0.14.0; tests/unit/kafka/test_seam.py pins what they rely on.
+"""
+
+from headwater.kafka.envelope import Envelope, Provenance, Record, decode_record, encode_envelope, event_topic, provenance_of, topic_of
+from headwater.kafka.errors import BrokerDenied, translate_kafka_errors
+from headwater.kafka.partitions import Partition, partition_of
+from headwater.kafka.producer import FencedProducer, RecordBatch
+from headwater.kafka.settings import KafkaSettings
+from headwater.kafka.tails import OffsetRange, PartitionReader, Scan, open_reader
+from headwater.kafka.topics import TOPIC_SETTINGS, KafkaTopics
+
+__all__ = [
+    "TOPIC_SETTINGS",
+    "BrokerDenied",
+    "Envelope",
+    "FencedProducer",
+    "KafkaSettings",
+    "KafkaTopics",
+    "OffsetRange",
+    "Partition",
+    "PartitionReader",
+    "Provenance",
+    "Record",
+    "RecordBatch",
+    "Scan",
+    "decode_record",
+    "encode_envelope",
+    "event_topic",
+    "open_reader",
+    "partition_of",
+    "provenance_of",
+    "topic_of",
+    "translate_kafka_errors",
+]

@@ -1,0 +1,42 @@
+"""What tests of a service need: doubles that keep the same contracts as the real rooms, and databases that are quick to make.
+
+Nothing here talks to a server unless it says so by name. The doubles pass the suites in `headwater.testing.conformance` that the
+adapters for PostgreSQL and Kafka pass, so a handler that works on them works on those; what they cannot show is what only real servers
+do: crashes, slow disks, other people's transactions.
+
+The names are imported when they are first used: pytest loads `headwater.testing.pytest_plugin` in every project that has Headwater
+installed, and must not pay for it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headwater.randomness import SeededRandomness
+    from headwater.testing.memory_store import MemoryEventStore
+    from headwater.testing.postgres import MigratedDatabases
+    from headwater.testing.scenario import Scenario, given
+    from headwater.testing.time import FakeClock
+    from headwater.testing.waiting import eventually
+
+_HOMES = {
+    "FakeClock": "headwater.testing.time",
+    "MemoryEventStore": "headwater.testing.memory_store",
+    "MigratedDatabases": "headwater.testing.postgres",
+    "Scenario": "headwater.testing.scenario",
+    "SeededRandomness": "headwater.randomness",
+    "eventually": "headwater.testing.waiting",
+    "given": "headwater.testing.scenario",
+}
+
+__all__ = ["FakeClock", "MemoryEventStore", "MigratedDatabases", "Scenario", "SeededRandomness", "eventually", "given"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = found
+    return found

@@ -1,0 +1,13 @@
+"""What every adapter promises, as test classes to inherit from.
+
+    class TestOurStore(EventStoreConformance):
+        @pytest.fixture
+        async def store(self) -> OurStore: ...
+
+Headwater's own adapters pass the same suites. Needs the extra `testing` (pytest and pytest-asyncio).
+"""
+
+from headwater.testing.conformance.bad_input import BAD_APPENDS, BadAppend
+from headwater.testing.conformance.event_store import EventStoreConformance
+
+__all__ = ["BAD_APPENDS", "BadAppend", "EventStoreConformance"]
