@@ -1,5 +1,143 @@
-from benchmarks.measure import Comparisons
-from benchmarks.servers import Servers
+"""Relay: from the log to acknowledged in Kafka, as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Final
+
+from benchmarks.kafka_records import EVENT_SOURCE, PARTITION_COUNT, kafka_settings, make_topic, produce_raw, raw_producer, records_of_log
+from benchmarks.log_read import EVENTS_PER_STREAM, PAGE_SIZE, fill_log
+from benchmarks.measure import HEADWATER, Comparison, Comparisons, Contender, in_loops
+from benchmarks.orders import OrderPlaced, mean_bytes, orders, placed_in
+from benchmarks.servers import Servers, new_category
+from headwater.eventstore import PostgresEventStore
+from headwater.kafka import Partition
+from headwater.outbox import FencedWriter, KafkaRelayBroker, PostgresRelayPositions, Relay, RelayBatch, RelayBroker, TailReader
+from headwater.postgres import Database
+
+EVENTS_PER_WORKING_SECOND: Final = 25_000
+"""How much is committed for the relay to move in a turn, for each second that the turn shall take."""
+RAW_EVENT_COUNT: Final = 2 * PAGE_SIZE
+ARRIVAL_SECONDS_MAX: Final = 60.0
+
+
 async def compare_relay(servers: Servers) -> Comparisons:
-    return
-    yield
+    """A relay that runs, given the same work again and again, beside an idempotent producer of the same bytes in batches."""
+    category, raw_topic = new_category(), new_category()
+    events = orders(placed_in(category))
+    async with servers.database() as database, servers.topics([category, raw_topic]):
+        await fill_log(database, events, RAW_EVENT_COUNT)
+        records = await records_of_log(PostgresEventStore(database))
+        await make_topic(servers.bootstrap, raw_topic)
+        async with _running_relay(database, servers.bootstrap) as work, raw_producer(servers.bootstrap) as producer:
+            await work.arrived(RAW_EVENT_COUNT)
+
+            async def produce() -> int:
+                return await produce_raw(producer, raw_topic, records)
+
+            yield Comparison(
+                bench="relay",
+                conditions={
+                    "callers": 1,
+                    "batch": "as built",
+                    "bytes": mean_bytes(events),
+                    "durable": True,
+                    "format": "json",
+                    "partitions": PARTITION_COUNT,
+                },
+                contenders=[
+                    Contender(HEADWATER, _RelayTurns(database, work, events).sample),
+                    Contender("raw aiokafka", in_loops([produce])),
+                ],
+            )
+
+
+class _RelayTurns:
+    """Commits work for the relay in one transaction, and stops the time from that commit to the last acknowledgement."""
+
+    def __init__(self, database: Database, work: RelayedEvents, events: tuple[OrderPlaced, ...]) -> None:
+        self._database, self._work, self._events = database, work, events
+        self._next_stream = 1 + RAW_EVENT_COUNT // EVENTS_PER_STREAM
+
+    async def sample(self, seconds: float) -> float:
+        """Move as many as should take about that long."""
+        event_count = max(PAGE_SIZE, round(seconds * EVENTS_PER_WORKING_SECOND / PAGE_SIZE) * PAGE_SIZE)
+        target = self._work.acknowledged + event_count
+        await fill_log(self._database, self._events, event_count, first_stream=self._next_stream)
+        self._next_stream += event_count // EVENTS_PER_STREAM
+        began = perf_counter()
+        self._work.relay.wake()
+        await self._work.arrived(target)
+        return event_count / (perf_counter() - began)
+
+
+@dataclass(slots=True)
+class RelayedEvents:
+    """A running relay, and how many records Kafka has acknowledged to it."""
+
+    relay: Relay
+    broker: CountingBroker
+
+    @property
+    def acknowledged(self) -> int:
+        return self.broker.acknowledged
+
+    async def arrived(self, record_count: int) -> None:
+        """Wait until Kafka has acknowledged that many in all."""
+        async with asyncio.timeout(ARRIVAL_SECONDS_MAX):
+            while self.broker.acknowledged < record_count:
+                self.broker.moved.clear()
+                await self.broker.moved.wait()
+
+
+@dataclass(slots=True)
+class CountingBroker:
+    """A relay's broker that counts what Kafka acknowledged."""
+
+    inner: RelayBroker
+    acknowledged: int = 0
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def ensure_topics(self, names: Iterable[str]) -> Mapping[str, int]:
+        return await self.inner.ensure_topics(names)
+
+    async def fence(self, transactional_id: str, partitions: Sequence[Partition]) -> FencedWriter:
+        return _CountingWriter(await self.inner.fence(transactional_id, partitions), self)
+
+    def open_reader(self) -> AbstractAsyncContextManager[TailReader]:
+        return self.inner.open_reader()
+
+
+@dataclass(slots=True)
+class _CountingWriter:
+    inner: FencedWriter
+    counts: CountingBroker
+
+    def new_batch(self) -> RelayBatch:
+        return self.inner.new_batch()
+
+    async def send(self, partition: Partition, batch: RelayBatch) -> int:
+        offset = await self.inner.send(partition, batch)
+        self.counts.acknowledged += batch.record_count
+        self.counts.moved.set()
+        return offset
+
+    async def abandon(self) -> None:
+        await self.inner.abandon()
+
+
+@asynccontextmanager
+async def _running_relay(database: Database, bootstrap: str) -> AsyncIterator[RelayedEvents]:
+    broker = CountingBroker(KafkaRelayBroker(kafka_settings(bootstrap)))
+    relay = Relay(PostgresEventStore(database), broker, PostgresRelayPositions(database), event_source=EVENT_SOURCE)
+    running = asyncio.create_task(relay.run())
+    try:
+        yield RelayedEvents(relay, broker)
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running

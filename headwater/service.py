@@ -15,23 +15,36 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar, overload
+from typing import Any, Self, TypeVar, overload
 
 from headwater.bus import Consumer, DeadLetters, HandlerDecorator, Subscriptions
-from headwater.config import Settings, load_settings, redact
+from headwater.config import Settings, load_settings
 from headwater.embedded import SHARED_SERVERS
 from headwater.errors import NotFoundError, StoreNotOpen, UsageError
 from headwater.eventstore import Decider, Decision, EventStore, PostgresEventStore, WatchedEventStore, decide
-from headwater.kafka import check_broker
+from headwater.kafka import KafkaSettings, check_broker
 from headwater.messages import AppendResult, Event, EventRegistry
-from headwater.outbox import Publisher, Relay
+from headwater.outbox import KafkaRelayBroker, PostgresRelayPositions, Publisher, Relay
 from headwater.postgres import CallerConnection, Database, apply_migrations, require_current_schema
-from headwater.projections import Consistency, Projection, ProjectionRunner, ReadModels, RebuildProgress, SqlProjection, rebuild
-from headwater.telemetry import logger
+from headwater.projections import (
+    READ_TIMEOUT_SECONDS,
+    AnyProjection,
+    Consistency,
+    Projection,
+    ProjectionRunner,
+    QueryConnection,
+    ReadModels,
+    RebuildProgress,
+    SqlProjection,
+    Verification,
+    definition_of,
+    rebuild,
+    register_projections,
+)
+from headwater.telemetry import configure_logging_once, logger
 
 _log = logger("service")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,59}")
-READ_TIMEOUT_SECONDS: Final = 5.0
 
 State = TypeVar("State")
 Command = TypeVar("Command")
@@ -40,8 +53,7 @@ E1 = TypeVar("E1", bound=Event)
 E2 = TypeVar("E2", bound=Event)
 E3 = TypeVar("E3", bound=Event)
 ProjectionT = TypeVar("ProjectionT", bound=Projection)
-AnyProjection = type[Projection] | type[SqlProjection]
-AnyProjectionT = TypeVar("AnyProjectionT", bound=AnyProjection)
+AnyProjectionT = TypeVar("AnyProjectionT", bound="type[Projection] | type[SqlProjection]")
 
 
 class ServiceEvents:
@@ -85,9 +97,9 @@ class _Parts:
         self.wake_workers: list[Callable[[], None]] = []
         self.store = WatchedEventStore(PostgresEventStore(database), on_append=self._wake)
         self.publisher = Publisher(self.store, service.events.registry)
-        self.read_models = ReadModels(database, self.store, service.events.registry)
-        self.dead_letters = DeadLetters(database)
-        self.kafka: str | None = None
+        self.read_models = ReadModels(database, self.store, service.events.registry, wake=self._wake)
+        self.dead_letters = DeadLetters(database, group=service.name)
+        self.kafka: KafkaSettings | None = None
 
     def _wake(self) -> None:
         for wake in self.wake_workers:
@@ -141,10 +153,11 @@ class Service:
 
     def projection(self, projection_class: AnyProjectionT) -> AnyProjectionT:
         """Register a read model, kept up to date from this service's log."""
-        known = self.projections.setdefault(projection_class.projection_name, projection_class)
+        definition = definition_of(projection_class)
+        known = self.projections.setdefault(definition.name, projection_class)
         if known is not projection_class:
-            raise UsageError(f"two projections of {self.name!r} are named {projection_class.projection_name!r}; rename one of the classes")
-        for event_class in projection_class.event_classes():
+            raise UsageError(f"two projections of {self.name!r} are named {definition.name!r}; rename one of the classes")
+        for event_class in definition.event_classes:
             self.events.register(event_class)
         return projection_class
 
@@ -169,7 +182,7 @@ class Service:
             MigrationNeeded: the database lacks tables; the message says what to run.
             StorageUnavailable, BrokerUnavailable: a server does not answer.
         """
-        await self._open(workers=True, needs_kafka=True)
+        await self._open(workers=True)
         return self
 
     async def __aexit__(
@@ -178,21 +191,23 @@ class Service:
         return await self._close(kind, error, traceback)
 
     @asynccontextmanager
-    async def connect(self, *, needs_kafka: bool = False) -> AsyncGenerator[Self]:
+    async def connect(self) -> AsyncGenerator[Self]:
         """Open the store alone, to append, publish and read, without running handlers, projections or the relay here."""
-        await self._open(workers=False, needs_kafka=needs_kafka)
+        await self._open(workers=False)
         try:
             yield self
         finally:
             await self._close(None, None, None)
 
-    async def _open(self, *, workers: bool, needs_kafka: bool) -> None:
+    async def _open(self, *, workers: bool) -> None:
         if self._stack is not None:
             raise UsageError(f"the service {self.name!r} is open already")
         settings = self._settings or load_settings()
+        configure_logging_once(settings.log_format, settings.log_level)
         async with AsyncExitStack() as stack:
-            parts = await self._open_parts(stack, settings, needs_kafka=needs_kafka)
+            parts = await self._open_parts(stack, settings, needs_kafka=workers)
             if workers:
+                await register_projections(parts.database, self.events.registry, list(self.projections.values()))
                 await stack.enter_async_context(_supervised(self._workers(parts, settings)))
             self._parts, self._stack = parts, stack.pop_all()
 
@@ -213,13 +228,20 @@ class Service:
             await require_current_schema(connection)
         parts = _Parts(self, database)
         if needs_kafka:
-            parts.kafka = settings.kafka or SHARED_SERVERS.bootstrap
+            parts.kafka = KafkaSettings.parse(
+                settings.kafka or SHARED_SERVERS.bootstrap,
+                client_id=f"headwater-{self.name}",
+                topic_partitions=settings.topic_partitions,
+                topic_replication_factor=settings.topic_replication_factor,
+            )
             await check_broker(parts.kafka)
         return parts
 
     def _workers(self, parts: _Parts, settings: Settings) -> list[Coroutine[Any, Any, None]]:
         assert parts.kafka is not None, "workers need Kafka"
-        relay = Relay.connect(parts.store, parts.database, parts.kafka, settings, source=self.name)
+        relay = Relay(
+            parts.store, KafkaRelayBroker(parts.kafka), PostgresRelayPositions(parts.database), event_source=f"/services/{self.name}"
+        )
         parts.wake_workers.append(relay.wake)
         workers = [relay.run()]
         if self.projections:
@@ -232,7 +254,7 @@ class Service:
                 parts.store,
                 parts.publisher,
                 parts.database,
-                parts.kafka,
+                parts.kafka.address,
                 settings,
                 group=self.name,
                 registry=self.events.registry,
@@ -272,7 +294,7 @@ class Service:
     def addresses(self) -> dict[str, str]:
         """Where the servers are, without passwords."""
         parts = self.open_parts()
-        return {"postgres": parts.database.address, **({"kafka": redact(parts.kafka)} if parts.kafka else {})}
+        return {"postgres": parts.database.address, **({"kafka": parts.kafka.address} if parts.kafka else {})}
 
     async def decide(
         self, stream_name: str, command: Command, decider: Decider[Command, State], *, connection: CallerConnection | None = None
@@ -308,6 +330,29 @@ class Service:
     def read_all(self, projection_class: type[ProjectionT]) -> AsyncIterator[ProjectionT]:
         """Every row of a read model, in order of key."""
         return self.open_parts().read_models.read_all(projection_class)
+
+    @asynccontextmanager
+    async def query(
+        self,
+        projection_class: AnyProjection,
+        *,
+        consistency: Consistency = "eventual",
+        timeout_seconds: float = READ_TIMEOUT_SECONDS,
+    ) -> AsyncGenerator[QueryConnection]:
+        """A connection for read-only queries on a projection's own tables, named without a schema. Keep it short: a rebuild cannot switch meanwhile.
+
+        Raises:
+            ConsistencyTimeout: the read model did not get that far in time.
+        """
+        parts = self.open_parts()
+        async with parts.read_models.connection(
+            projection_class, consistency=consistency, timeout_seconds=timeout_seconds, written=parts.store.last_written
+        ) as connection:
+            yield connection
+
+    async def verify(self, projection_class: AnyProjection) -> Verification:
+        """Compare a read model with an independent fold of the log up to its checkpoint."""
+        return await self.open_parts().read_models.verify(projection_class)
 
     async def replay(self, name: str, *, progress: Callable[[RebuildProgress], None] | None = None) -> RebuildProgress:
         """Rebuild a read model from the log while the old one serves, then switch; resumes an interrupted rebuild.

@@ -72,6 +72,12 @@ def configure_logging(log_format: str = "auto", log_level: str = "info", *, stre
         logging.getLogger(driver).setLevel(logging.CRITICAL)
 
 
+def configure_logging_once(log_format: str, log_level: str) -> None:
+    """Configure logging unless the application has configured structlog itself."""
+    if not structlog.is_configured():
+        configure_logging(log_format, log_level)
+
+
 def logger(room: str) -> FilteringBoundLogger:
     """A logger whose facts name the room they come from."""
     return cast(FilteringBoundLogger, structlog.get_logger(room=room))

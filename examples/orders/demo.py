@@ -54,10 +54,10 @@ def run(*, order_count: int, json_output: bool) -> int:
 async def play(order_count: int, screen: Screen, folder: Path) -> Report:
     """Place the orders, see them answered, and judge what is left behind."""
     screen.say("starting PostgreSQL and Kafka")
-    async with open_stage() as stage, _clients(stage) as clients:
+    async with open_stage() as stage, open_clients(stage) as clients:
         await inventory.count_stock(clients.inventory.store, load_products())
         screen.say("starting the services orders and inventory: a process and a database each, Kafka between them")
-        async with _services(stage, folder) as processes, KafkaTail(stage.kafka) as tail:
+        async with run_services(stage, folder) as processes, KafkaTail(stage.kafka) as tail:
             performance = Performance(load_orders(order_count), clients, processes, tail)
             with screen.progress(order_count) as bars:
                 seconds = await performance.run(bars)
@@ -75,7 +75,8 @@ class Clients:
 
 
 @asynccontextmanager
-async def _clients(stage: Stage) -> AsyncIterator[Clients]:
+async def open_clients(stage: Stage) -> AsyncIterator[Clients]:
+    """Connect to both, without running their workers here."""
     clients = Clients(
         orders=client_of(orders.service, stage.orders_dsn, stage.kafka),
         inventory=client_of(inventory.service, stage.inventory_dsn, stage.kafka),
@@ -85,7 +86,8 @@ async def _clients(stage: Stage) -> AsyncIterator[Clients]:
 
 
 @asynccontextmanager
-async def _services(stage: Stage, folder: Path) -> AsyncIterator[list[ServiceProcess]]:
+async def run_services(stage: Stage, folder: Path) -> AsyncIterator[list[ServiceProcess]]:
+    """Run both services, each in its own process, as long as the block."""
     async with AsyncExitStack() as stack:
         processes: list[ServiceProcess] = []
         for target, dsn in (("orders.orders:service", stage.orders_dsn), ("orders.inventory:service", stage.inventory_dsn)):

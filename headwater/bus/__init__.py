@@ -31,7 +31,7 @@ from headwater.bus.ports import EffectsRefused, EffectStore, EffectTransaction, 
 from headwater.bus.postgres import DeadLetters, PostgresEffects
 from headwater.bus.retries import RetryPolicy
 from headwater.bus.subscriptions import Handler, HandlerDecorator, Subscriptions
-from headwater.bus.values import ConsumerLimits, LastRecord, OffsetRange, Partition, PartitionPosition, SourceRecord
+from headwater.bus.values import ConsumerLimits, LastRecord, Move, PartitionPosition, SourceRecord
 
 __all__ = [
     "Consumer",
@@ -47,9 +47,8 @@ __all__ = [
     "KafkaSource",
     "LastRecord",
     "MessageSource",
+    "Move",
     "OffsetOutOfRange",
-    "OffsetRange",
-    "Partition",
     "PartitionPosition",
     "PartitionStatus",
     "PostgresEffects",

@@ -11,8 +11,8 @@ from typing import Any, Final
 from uuid import UUID
 
 from headwater.bus.retries import Failure
-from headwater.bus.values import Partition, SourceRecord
-from headwater.kafka import Envelope
+from headwater.bus.values import SourceRecord
+from headwater.kafka import Envelope, Partition
 from headwater.messages import LogPosition
 
 ERROR_CHARACTERS_MAX: Final = 4_000

@@ -85,14 +85,16 @@ class MessageHandling:
         """
         event = self.typed_event(message, 0)
         try:
-            async with asyncio.timeout(self._limits.handler_seconds_max):
-                with correlate(correlation_of(message)):
-                    async with transaction.savepoint():
-                        await self._call(transaction, message, event, handler, 0)
+            async with transaction.savepoint():
+                try:
+                    # Inside the savepoint, so that what is cut off is undone like what fails.
+                    async with asyncio.timeout(self._limits.handler_seconds_max):
+                        with correlate(correlation_of(message)):
+                            await self._call(transaction, message, event, handler, 0)
+                except TimeoutError as error:
+                    raise self._too_slow(message, 0, handler) from error
         except EffectsRefused as error:
             raise HandlerFault(0, handler.name, error) from error
-        except TimeoutError as error:
-            raise self._too_slow(message, 0, handler) from error
 
     def typed_event(self, message: Message, index: int) -> Event:
         """The event as its class.

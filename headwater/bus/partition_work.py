@@ -11,9 +11,9 @@ from uuid import UUID
 
 from headwater.bus.retries import FailingMessage
 from headwater.bus.subscriptions import Handler, Route
-from headwater.bus.values import LastRecord, OffsetRange, Partition, PartitionPosition, SourceRecord
+from headwater.bus.values import LastRecord, Move, PartitionPosition, SourceRecord
 from headwater.errors import GapDetected, InvalidEvent, NotAnEnvelope
-from headwater.kafka import Envelope, decode_record
+from headwater.kafka import Envelope, OffsetRange, Partition, decode_record
 from headwater.messages import LOG_START, Event, LogPosition, decode
 
 NO_HANDLERS: Final[tuple[Handler, ...]] = ()
@@ -38,7 +38,7 @@ class Message:
     def __init__(self, work: PartitionWork, record: SourceRecord, envelope: Envelope | None, route: Route | None) -> None:
         self.work, self.record, self.offset = work, record, record.offset
         self.envelope, self.route = envelope, route
-        self.handlers = route.handlers if route is not None else NO_HANDLERS
+        self.handlers: tuple[Handler, ...] = route.handlers if route is not None else NO_HANDLERS
         self.fault: NotAnEnvelope | None = None
         self._event: Event | None = None
 
@@ -72,6 +72,8 @@ class PartitionWork:
         self.failing: FailingMessage | None = None
         self.stop_reason: str | None = None
         self.is_revoked = False
+        self.needs_confirmation = False
+        """A commit's answer may have been lost: look at the row before going on."""
         self._routes = routes
         self._read_marks: dict[UUID, LogPosition] = dict(claimed.marks)
         self._next_to_read = claimed.next_offset
@@ -102,13 +104,13 @@ class PartitionWork:
                 "Restore it, or remove the group's row to start over"
             )
         if next_offset == 0:
-            self._next_to_read = held.begin
-            return held.begin
-        if held.begin > next_offset:
+            self._next_to_read = held.first
+            return held.first
+        if held.first > next_offset:
             raise GapDetected(
-                f"{self.partition} begins at offset {held.begin}, but offset {next_offset} comes next: records were deleted before they were applied"
+                f"{self.partition} begins at offset {held.first}, but offset {next_offset} comes next: records were deleted before they were applied"
             )
-        if last is None or last.offset < held.begin:
+        if last is None or last.offset < held.first:
             self._to_recognise = None
             return next_offset
         return last.offset
@@ -173,11 +175,11 @@ class PartitionWork:
 
     def may_apply(self, offset: int) -> bool:
         """Whether this message can be worked on now, in a batch."""
-        return not self.is_revoked and (self.failing is None or offset < self.failing.offset)
+        return not self.is_revoked and not self.needs_confirmation and (self.failing is None or offset < self.failing.offset)
 
     def ready(self, limit: int) -> Sequence[Message]:
         """The next messages to apply, in order; those before a failing one, when there is one."""
-        if self.is_revoked:
+        if self.is_revoked or self.needs_confirmation:
             return ()
         if self.failing is None:
             return tuple(islice(self.pending, limit))
@@ -185,7 +187,7 @@ class PartitionWork:
 
     def due(self, moment: float) -> Message | None:
         """The failing message, when it is its turn and time."""
-        if self.is_revoked or self.failing is None or not self.pending or self.failing.due_at > moment:
+        if self.is_revoked or self.needs_confirmation or self.failing is None or not self.pending or self.failing.due_at > moment:
             return None
         first = self.pending[0]
         return first if first.offset == self.failing.offset else None
@@ -202,6 +204,10 @@ class PartitionWork:
                     marks[envelope.log_id] = envelope.position
                 last = LastRecord(message.offset, envelope.log_id, envelope.position)
         return PartitionPosition(self.partition, self.position.epoch, offset + 1, marks, last)
+
+    def move_to(self, offset: int) -> Move:
+        """The step of the row that applies everything up to this offset."""
+        return Move(self.position, self.position_after(offset))
 
     def commit(self, position: PartitionPosition) -> None:
         """The row says so now; forget what it covers."""

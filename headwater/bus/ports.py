@@ -7,8 +7,9 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from headwater.bus.dead_letters import DeadLetter
-from headwater.bus.values import OffsetRange, Partition, PartitionPosition, SourceRecord
+from headwater.bus.values import Move, PartitionPosition, SourceRecord
 from headwater.errors import DeliveryError, HandlerFailed
+from headwater.kafka import OffsetRange, Partition
 from headwater.messages import AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent
 from headwater.postgres import CallerConnection, Connection
 
@@ -121,8 +122,8 @@ class EffectTransaction(Protocol):
         """Keep dead letters."""
         ...
 
-    async def advance(self, group: str, positions: Sequence[PartitionPosition]) -> frozenset[Partition]:
-        """Move each row whose epoch is still ours; returns the partitions of the others, and then the caller rolls back.
+    async def advance(self, group: str, moves: Sequence[Move]) -> frozenset[Partition]:
+        """Move each row that is still where and whose we believe; returns the partitions of the others, and then the caller rolls back.
 
         Raises:
             EffectsRefused: a handler left the transaction in a state that cannot be committed.
@@ -135,6 +136,14 @@ class EffectStore(Protocol):
 
     async def claim(self, group: str, partition: Partition) -> PartitionPosition:
         """Become the one who may commit this partition's effects; whoever claimed it before is fenced off.
+
+        Raises:
+            StorageUnavailable, TransactionConflict: try again.
+        """
+        ...
+
+    async def confirm(self, group: str, claimed: PartitionPosition) -> PartitionPosition | None:
+        """The row as it is now, or None when somebody else claimed it; waits for a commit of ours whose answer was lost.
 
         Raises:
             StorageUnavailable, TransactionConflict: try again.

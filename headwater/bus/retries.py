@@ -38,7 +38,7 @@ class RetryPolicy:
         return min(delay, self.delay_seconds_max) * randomness.uniform(1 - self.jitter, 1 + self.jitter)
 
 
-class HandlerFault(Exception):  # noqa: N818 - internal: it carries an error from a handler to whoever decides what follows
+class HandlerFault(Exception):
     """A handler failed at one message of a batch; never leaves the room."""
 
     def __init__(self, index: int, handler_name: str, error: BaseException, *, is_permanent: bool = False, counts: bool = True) -> None:

@@ -144,7 +144,7 @@ def _check_event_class(event_class: object) -> None:
         if event_class is not Event:
             return
         raise UsageError("on(Event) would mean every event of every topic; name the event classes")
-    if inspect.isfunction(event_class):
+    if isinstance(event_class, types.FunctionType):
         raise UsageError(f"@on stands before {event_class.__qualname__} without event classes; write @service.on(OrderPlaced)")
     raise UsageError(f"on({event_class!r}): give event classes, subclasses of headwater.Event")
 

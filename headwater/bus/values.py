@@ -7,24 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
+from headwater.kafka import Partition
 from headwater.messages import LogPosition
-
-
-class Partition(NamedTuple):
-    """One partition of one topic."""
-
-    topic: str
-    partition: int
-
-    def __str__(self) -> str:
-        return f"{self.topic}/{self.partition}"
-
-
-class OffsetRange(NamedTuple):
-    """The offsets that a partition holds: from `begin` up to, not including, `end`."""
-
-    begin: int
-    end: int
 
 
 class SourceRecord(Protocol):
@@ -67,6 +51,13 @@ class PartitionPosition:
     """For each log, the position of the last event that was applied or passed over."""
     last: LastRecord | None
     """None before the first event."""
+
+
+class Move(NamedTuple):
+    """A step of a partition's row, from what its owner believes to be there."""
+
+    before: PartitionPosition
+    after: PartitionPosition
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ def run_replay(name: str, target: str | None, *, json_output: bool) -> int:
             bar.update(task, completed=progress.events_done, total=progress.events_total, rate=progress.events_per_second)
 
         async def main() -> RebuildProgress:
-            async with service.connect(needs_kafka=False):
+            async with service.connect():
                 return await service.replay(name, progress=show)
 
         done = run_async(main())

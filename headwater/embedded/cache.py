@@ -16,6 +16,7 @@ from pathlib import Path
 
 from headwater.embedded.watchdog import Account
 from headwater.errors import ConfigurationError
+from headwater.telemetry import logger
 
 CACHE_VARIABLE = "HEADWATER_CACHE"
 _SHARED_CACHES = (Path("/var/cache/headwater"), Path("/var/tmp/headwater-root"))  # noqa: S108 - root's own, checked by _belongs_to_us
@@ -97,7 +98,11 @@ def installing(folder: Path) -> Generator[None]:
     import fcntl  # POSIX only, as the servers are; the room can still be imported elsewhere.
 
     with folder.with_name(folder.name + ".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger("embedded").info("installation_awaited", folder=str(folder), note="another process is installing the same")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

@@ -133,9 +133,7 @@ class EmbeddedKafka:
         numbers = free_ports(2 * count)
         ports = [NodePorts(broker, controller) for broker, controller in zip(numbers[:count], numbers[count:], strict=True)]
         return [
-            KafkaNode(
-                node_id, ports, folder / f"node{node_id}", cluster_id=cluster_id, files=files, watchdog=watchdog, extra=self._extra
-            )
+            KafkaNode(node_id, ports, folder / f"node{node_id}", cluster_id=cluster_id, files=files, watchdog=watchdog, extra=self._extra)
             for node_id in range(1, count + 1)
         ]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -19,6 +18,7 @@ from pathlib import Path
 from headwater.clock import SYSTEM_CLOCK
 from headwater.embedded.cache import cache_folder, installing, publish
 from headwater.embedded.kafka_jars import KAFKA_VERSION, PACKAGE, LockedJar, download_jars, lock_digest, locked_jars
+from headwater.embedded.process import run_to_end
 from headwater.errors import BrokerUnavailable, ConfigurationError, HeadwaterError
 from headwater.telemetry import logger
 
@@ -76,6 +76,8 @@ def install_kafka(properties: Callable[[Path], str], train: Callable[[KafkaFiles
     if files.aot_cache.exists():  # made last
         return files
     with installing(home):
+        if files.aot_cache.exists():  # another process was quicker
+            return files
         home.mkdir(exist_ok=True)
         _install_missing(home, files, jars, properties, train)
     return files
@@ -133,18 +135,9 @@ def _format(files: KafkaFiles, data: Path, properties: Callable[[Path], str]) ->
     try:
         configuration.write_text(properties(data), encoding="utf-8")
         command = files.command("kafka.tools.StorageTool", "format", "-t", _TEMPLATE_ID, "-c", str(configuration), log=log)
-        done = subprocess.run(
-            command,
-            env=java_environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=FORMAT_TIMEOUT_SECONDS,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise BrokerUnavailable(f"Kafka could not format its data folder: {(done.stderr or done.stdout).strip()[-2_000:]}")
+        complaint = run_to_end(command, environment=java_environment(), timeout_seconds=FORMAT_TIMEOUT_SECONDS)
+        if complaint is not None:
+            raise BrokerUnavailable(f"Kafka could not format its data folder: {complaint}")
     finally:
         configuration.unlink(missing_ok=True)
         log.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -14,11 +13,12 @@ from headwater.clock import SYSTEM_CLOCK, blocking_sleep
 from headwater.embedded.cache import kept_folder, run_folder
 from headwater.embedded.ports import LOOPBACK, free_ports
 from headwater.embedded.postgres_files import SUPERUSER, PostgresFiles, install_postgres, postgres_environment
-from headwater.embedded.process import POLL_INTERVAL_SECONDS, ServerProcess, log_tail
+from headwater.embedded.process import POLL_INTERVAL_SECONDS, ServerProcess, log_tail, run_to_end
 from headwater.embedded.watchdog import Watchdog
 from headwater.errors import StorageError, StorageUnavailable, UsageError
 
 PORT_ATTEMPTS_MAX = 5
+PORT_RETRY_SECONDS = 0.2
 START_TIMEOUT_SECONDS = 120.0
 """Recovery after a crash counts as starting."""
 STOP_TIMEOUT_SECONDS = 30.0
@@ -80,7 +80,7 @@ class EmbeddedPostgres:
             if self._watchdog is None:
                 self._start_new()
             else:
-                self._launch()
+                self._launch_where_free(self._port)
         except BaseException:
             self.stop()
             raise
@@ -174,18 +174,14 @@ class EmbeddedPostgres:
     def _run_program(self, program: str, *arguments: str) -> None:
         self._running_process()
         assert self._files is not None
-        done = subprocess.run(
-            [self._files.programs / program, "--host", LOOPBACK, "--port", str(self.port), "--username", SUPERUSER, *arguments],
-            env=postgres_environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_TIMEOUT_SECONDS,
-            check=False,
+        address = ("--host", LOOPBACK, "--port", str(self.port), "--username", SUPERUSER)
+        complaint = run_to_end(
+            [str(self._files.programs / program), *address, *arguments],
+            environment=postgres_environment(),
+            timeout_seconds=COMMAND_TIMEOUT_SECONDS,
         )
-        if done.returncode != 0:
-            kind = StorageError if self.running else StorageUnavailable
-            raise kind(done.stderr.strip() or f"{program} failed with status {done.returncode}")
+        if complaint is not None:
+            raise (StorageError if self.running else StorageUnavailable)(complaint)
 
     # -- inside --
 
@@ -199,15 +195,22 @@ class EmbeddedPostgres:
             files.make_data_folder(data)
         elif not data.exists():
             files.initialize_data_folder(data)
+        self._launch_where_free(None)
+
+    def _launch_where_free(self, port: int | None) -> None:
+        """Start on this port, or on any; somebody may be quicker to bind it, if only to see whether it is free."""
+        assert self._folder is not None
+        log = self._folder / _LOG_NAME
         for attempts_left in reversed(range(PORT_ATTEMPTS_MAX)):
-            [self._port] = free_ports(1)
+            self._port = port or free_ports(1)[0]
             try:
-                self._launch()
-                break
+                return self._launch()
             except StorageUnavailable as error:
                 if _ADDRESS_IN_USE not in str(error) or not attempts_left:
                     raise
-                (folder / _LOG_NAME).write_bytes(b"")  # So that the next failure is not taken for this one.
+                log.write_bytes(b"")  # So that the next failure is not taken for this one.
+                blocking_sleep(PORT_RETRY_SECONDS if port else 0)
+        return None
 
     def _launch(self) -> None:
         assert self._files is not None and self._folder is not None and self._watchdog is not None

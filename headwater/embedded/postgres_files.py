@@ -12,12 +12,12 @@ import importlib.util
 import os
 import pwd
 import shutil
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from headwater.embedded.cache import cache_folder_readable_by, give_to, installing, publish
+from headwater.embedded.process import run_to_end
 from headwater.embedded.watchdog import Account
 from headwater.errors import ConfigurationError, StorageUnavailable
 from headwater.telemetry import logger
@@ -51,22 +51,9 @@ class PostgresFiles:
         self._run([str(self.programs / "initdb"), "--pgdata", str(data), *_INITDB_OPTIONS])
 
     def _run(self, command: list[str]) -> None:
-        account = self.account
-        done = subprocess.run(
-            command,
-            cwd="/",
-            env=postgres_environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_PREPARE_TIMEOUT_SECONDS,
-            check=False,
-            user=account.user_id if account else None,
-            group=account.group_id if account else None,
-            extra_groups=[] if account else None,
-        )
-        if done.returncode != 0:
-            raise StorageUnavailable(f"PostgreSQL's data folder could not be made: {done.stderr.strip()}")
+        complaint = run_to_end(command, environment=postgres_environment(), timeout_seconds=_PREPARE_TIMEOUT_SECONDS, account=self.account)
+        if complaint is not None:
+            raise StorageUnavailable(f"PostgreSQL's data folder could not be made: {complaint}")
 
 
 def postgres_environment() -> Mapping[str, str]:

@@ -98,6 +98,32 @@ class ServerProcess:
             os.kill(pid, number)
 
 
+def run_to_end(
+    command: Sequence[str], *, environment: Mapping[str, str], timeout_seconds: float, account: Account | None = None
+) -> str | None:
+    """Run a program that does one thing and ends: None when it did, else what it said."""
+    try:
+        done = subprocess.run(
+            command,
+            cwd="/",
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_seconds,
+            check=False,
+            user=account.user_id if account else None,
+            group=account.group_id if account else None,
+            extra_groups=[] if account else None,
+        )
+    except subprocess.TimeoutExpired:
+        return f"{Path(command[0]).name} did not end within {timeout_seconds:.0f} s"
+    if done.returncode == 0:
+        return None
+    return (done.stderr or done.stdout).strip()[-LOG_TAIL_BYTES:] or f"{Path(command[0]).name} failed with status {done.returncode}"
+
+
 def children(pid: int) -> list[int]:
     """The ids of the processes that this one started and that still run."""
     if not Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").exists():  # not Linux

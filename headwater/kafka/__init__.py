@@ -10,6 +10,7 @@ not accepted for what it holds (`RecordRefused`), a right is missing (`BrokerDen
 `producer`, `fence` and `client` reach into aiokafka 0.14.0; tests/unit/kafka/test_seam.py pins what they rely on.
 """
 
+from headwater.kafka.client import check_broker
 from headwater.kafka.envelope import Envelope, Provenance, Record, decode_record, encode_envelope, event_topic, provenance_of, topic_of
 from headwater.kafka.errors import BrokerDenied, translate_kafka_errors
 from headwater.kafka.partitions import Partition, partition_of
@@ -32,6 +33,7 @@ __all__ = [
     "Record",
     "RecordBatch",
     "Scan",
+    "check_broker",
     "decode_record",
     "encode_envelope",
     "event_topic",

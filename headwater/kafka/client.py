@@ -45,6 +45,15 @@ async def open_client(settings: KafkaSettings, topics: Iterable[str] = ()) -> AI
     return client
 
 
+async def check_broker(settings: KafkaSettings) -> None:
+    """Make sure that the cluster answers.
+
+    Raises:
+        BrokerUnavailable: none of the addresses answers.
+    """
+    await drop_client(await open_client(settings))
+
+
 async def drop_client(client: AIOKafkaClient) -> None:
     """Close its sockets without sending what is still buffered, and end its tasks. Safe twice."""
     for connection in list(client._conns.values()):

@@ -23,7 +23,7 @@ from headwater.kafka.settings import REQUEST_SECONDS_MAX, KafkaSettings
 
 SCAN_IDLE_SECONDS_MAX: Final = 3 * REQUEST_SECONDS_MAX
 """A scan that gets nothing for so long gives up."""
-_POLL_MILLISECONDS: Final = 200
+_POLL_MILLISECONDS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib import resources
+from inspect import isawaitable
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeAlias, cast
 
@@ -71,8 +72,9 @@ async def driver_connection(connection: CallerConnection) -> Connection:
 
 
 async def _from_sqlalchemy(given: Any) -> Any:
-    if not hasattr(given, "get_raw_connection") and hasattr(given, "connection"):
-        given = await given.connection()
+    if not hasattr(given, "get_raw_connection") and callable(checkout := getattr(given, "connection", None)):
+        checked_out: Any = checkout()
+        given = await checked_out if isawaitable(checked_out) else checked_out
     if not hasattr(given, "get_raw_connection"):
         raise UsageError(
             f"connection={type(given).__name__} cannot be used; give an asyncpg connection, or SQLAlchemy's AsyncSession or AsyncConnection on asyncpg"
@@ -122,7 +124,7 @@ class Database:
                 )
         except StorageUnavailable as error:
             raise StorageUnavailable(f"{error} (tried {self.address})") from error.__cause__
-        except (asyncpg.InterfaceError, ValueError) as error:
+        except (asyncpg.InterfaceError, ValueError, OverflowError) as error:
             raise UsageError(
                 f"the address {self.address!r} cannot be used: {error}; write postgresql://user:password@host:port/database"
             ) from error

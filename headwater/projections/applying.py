@@ -15,7 +15,7 @@ from headwater.projections.sql_projection import SqlProjection
 from headwater.telemetry import Correlation, correlate
 
 
-class OutdatedPlan(Exception):  # noqa: N818 - caught inside this room
+class OutdatedPlan(Exception):
     """A statement was planned for tables that a switch replaced; repeat the transaction."""
 
 
@@ -33,17 +33,25 @@ async def apply_batch(
         ProjectionFailed: at an event; roll the transaction back.
         OutdatedPlan: roll back and repeat.
     """
-    steps = list(steps_of(definition, registry, events))
-    if steps:
-        await set_search_path(connection, definition.schema_name(role))
-        if definition.is_sql:
-            await _apply_sql(connection, definition, steps)
-        else:
-            await _apply_fold(connection, definition, steps)
+    await apply_only(connection, definition, registry, role, events)
     last = events[-1]
     checkpoint = Checkpoint(identity.locate(last.global_position).epoch, last.global_position, last.event_id)
     await move_checkpoint(connection, definition.name, role, checkpoint, len(events))
     return checkpoint
+
+
+async def apply_only(
+    connection: Connection, definition: ProjectionDefinition, registry: EventRegistry, role: str, events: Sequence[RecordedEvent]
+) -> None:
+    """Apply events to a version and leave its checkpoint alone."""
+    steps = list(steps_of(definition, registry, events))
+    if not steps:
+        return
+    await set_search_path(connection, definition.schema_name(role))
+    if definition.is_sql:
+        await _apply_sql(connection, definition, steps)
+    else:
+        await _apply_fold(connection, definition, steps)
 
 
 async def _apply_fold(connection: Connection, definition: ProjectionDefinition, steps: Sequence[Step]) -> None:

@@ -26,7 +26,7 @@ LIVE: Final = "live"
 NEXT: Final = "next"
 
 Key: TypeAlias = "str | Callable[[Any], object] | None"
-AnyProjection: TypeAlias = "type[Projection] | type[SqlProjection]"
+AnyProjection: TypeAlias = "type[Projection | SqlProjection]"
 MethodT = TypeVar("MethodT", bound=Callable[..., object])
 
 _MARK: Final = "__headwater_events__"
@@ -43,7 +43,7 @@ def on(*event_classes: type[Event]) -> Callable[[MethodT], MethodT]:
     Raises:
         UsageError: at import, when no event class is named.
     """
-    if not event_classes or not all(inspect.isclass(c) and issubclass(c, Event) and c is not Event for c in event_classes):
+    if not event_classes or not all(_is_event_class(event_class) for event_class in event_classes):
         raise UsageError("@on names the event classes that the method takes: @on(OrderPlaced), with subclasses of Event")
 
     def mark(method: MethodT) -> MethodT:
@@ -100,7 +100,7 @@ def definition_of(projection_class: AnyProjection) -> ProjectionDefinition:
     Raises:
         UsageError: it is no projection, or takes no events.
     """
-    found = vars(projection_class).get("__headwater_definition__") if inspect.isclass(projection_class) else None
+    found: object = getattr(projection_class, "__headwater_definition__", None)
     if not isinstance(found, ProjectionDefinition):
         raise UsageError(f"{projection_class!r} is no projection; give a subclass of Projection or SqlProjection")
     if not found.handlers:
@@ -153,7 +153,9 @@ def check_key(projection_class: type, key: Key, handlers: Mapping[str, Handler])
     """
     if not isinstance(key, str):
         if key is not None and not callable(key):
-            raise UsageError(f'{projection_class.__name__}: key={key!r} must name an attribute of its events, key="sku", or be a function of the event')
+            raise UsageError(
+                f'{projection_class.__name__}: key={key!r} must name an attribute of its events, key="sku", or be a function of the event'
+            )
         return
     for handler in handlers.values():
         if key not in handler.event_class.model_fields and not hasattr(handler.event_class, key):
@@ -171,9 +173,13 @@ def key_text(key: object) -> str:
         UsageError: it cannot be stored.
     """
     text = str(key.value if isinstance(key, Enum) else key)
-    if "\x00" in text or len(text) * 4 > KEY_BYTES_MAX and len(text.encode(errors="replace")) > KEY_BYTES_MAX:
+    if "\x00" in text or (len(text) * 4 > KEY_BYTES_MAX and len(text.encode(errors="replace")) > KEY_BYTES_MAX):
         raise UsageError(f"the key {text[:40]!r}… cannot name a row: use at most {KEY_BYTES_MAX:,} bytes of UTF-8, without NUL")
     return text
+
+
+def _is_event_class(given: object) -> bool:
+    return inspect.isclass(given) and issubclass(given, Event) and given is not Event
 
 
 def _check_method(projection_class: type, method: Any, event_class: type[Event], *, is_sql: bool) -> None:
@@ -191,7 +197,9 @@ def _check_method(projection_class: type, method: Any, event_class: type[Event],
     if not fits or is_async is not is_sql or inspect.isgeneratorfunction(method):
         raise UsageError(f"{name} takes {event_class.__name__} and must be written: {wanted.format(method.__name__)}")
     if (hint := _event_hint(method, event_class)) is not None and not _takes(hint, event_class):
-        raise UsageError(f"{name} is marked @on({event_class.__name__}), but its parameter is annotated {getattr(hint, '__name__', hint)}; make them agree")
+        raise UsageError(
+            f"{name} is marked @on({event_class.__name__}), but its parameter is annotated {getattr(hint, '__name__', hint)}; make them agree"
+        )
 
 
 def _event_hint(method: FunctionType, event_class: type[Event]) -> Any:

@@ -52,7 +52,9 @@ class Projection(BaseModel):
         handlers = collect_handlers(cls, is_sql=False)
         check_key(cls, key, handlers)
         if required := [name for name, field in cls.model_fields.items() if field.is_required()]:
-            raise UsageError(f"{cls.__name__}: the field {required[0]!r} needs a default, for a row begins before its first event: {required[0]}: … = …")
+            raise UsageError(
+                f"{cls.__name__}: the field {required[0]!r} needs a default, for a row begins before its first event: {required[0]}: … = …"
+            )
         cls.projection_name = projection_name_of(cls.__name__)
         cls.__headwater_definition__ = ProjectionDefinition(cls.projection_name, cls, False, handlers, key)
 
@@ -133,7 +135,9 @@ def encode_row(definition: ProjectionDefinition, row: Projection, steps: Iterabl
     try:
         return row.model_dump_json(warnings="error")
     except (PydanticSerializationError, UnicodeEncodeError) as error:
-        recorded = next(step.recorded for step in steps if step.key == row.row_key)
+        recorded = next((step.recorded for step in steps if step.key == row.row_key), None)
+        if recorded is None:
+            raise ProjectionError(f"the row {row.row_key!r} of {definition.name} cannot be written as JSON: {error}") from error
         raise failed(definition, recorded, error) from error
 
 
@@ -171,7 +175,7 @@ def _row_key_of(key: Key, event: Event) -> str | None:
 
 
 def _with_key(row: ProjectionT, key: str) -> ProjectionT:
-    row._row_key = key  # noqa: SLF001 - the row's own module
+    row._row_key = key  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - this module makes the rows
     return row
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
 
 from headwater.errors import NotFoundError, UsageError
 from headwater.eventstore import Checkpoint
-from headwater.postgres import Connection, Database, sql_file
+from headwater.postgres import Connection, Database, sql_file, translate_errors
 from headwater.projections.definition import LIVE, NEXT, ProjectionDefinition
 from headwater.projections.values import ProjectionVersion
 
@@ -42,6 +43,8 @@ _READ_HEAD = sql_file(_PACKAGE, "read_head")
 _HAS_APPENDED = sql_file(_PACKAGE, "has_appended")
 _LIST_TABLES = sql_file(_PACKAGE, "list_tables")
 _COMPARE_TABLES = sql_file(_PACKAGE, "compare_tables")
+_COUNT_ROWS = sql_file(_PACKAGE, "count_rows")
+_BEGIN_READING = sql_file(_PACKAGE, "begin_reading")
 
 OLD: Final = "old"
 """The schema of a version that was replaced carries this until it is dropped."""
@@ -49,7 +52,7 @@ VERIFY: Final = "verify"
 """The schema in which a verification builds its own version; no other transaction ever sees it."""
 
 
-class LockNotGiven(Exception):  # noqa: N818 - caught inside this room; what happened, as the errors are named
+class LockNotGiven(Exception):
     """A lock was not to be had within the transaction's lock timeout."""
 
 
@@ -92,7 +95,7 @@ async def create_tables(connection: Connection, definition: ProjectionDefinition
     try:
         await connection.execute(getattr(definition.projection_class, "tables", "") if definition.is_sql else _CREATE_STATES)
     except asyncpg.PostgresError as error:
-        if definition.is_sql and error.sqlstate is not None and error.sqlstate.startswith("42"):
+        if definition.is_sql and str(error.sqlstate).startswith("42"):
             raise UsageError(f"the tables of {definition.projection_class.__name__} cannot be created: {error}") from error
         raise
 
@@ -197,27 +200,39 @@ async def claim_rebuild(connection: Connection, name: str) -> bool:
     return bool(await connection.fetchval(_CLAIM_REBUILD, name))
 
 
+async def begin_reading(connection: Connection) -> None:
+    """Let the open transaction write nothing."""
+    await connection.execute(_BEGIN_READING)
+
+
 async def pin_version(connection: Connection, name: str) -> None:
     """Keep the live version in its place until the transaction ends."""
     await connection.execute(_PIN_VERSION, name)
 
 
-async def lock_for_switch(connection: Connection, name: str, timeout_milliseconds: int) -> ProjectionVersion | None:
-    """The live version's row, with readers and runners kept out until the transaction ends.
+async def hold_version(connection: Connection, name: str, timeout_milliseconds: int) -> ProjectionVersion | None:
+    """The live version's row, with runners kept out until the transaction ends, which waits for no lock longer than this from here on.
 
     Raises:
-        LockNotGiven: a reader or a runner did not finish in time.
+        LockNotGiven: a runner did not finish in time.
     """
     await connection.execute(_SET_LOCK_TIMEOUT, f"{timeout_milliseconds}ms")
     try:
-        await connection.execute(_UNPIN_VERSION, name)
         return await lock_version(connection, name)
     except asyncpg.LockNotAvailableError as error:
         raise LockNotGiven from error
 
 
 async def switch_version(connection: Connection, definition: ProjectionDefinition) -> None:
-    """Put the next version in the live one's place; the latter keeps its rows in the `old` schema until `drop_old`."""
+    """Put the next version in the live one's place; the latter keeps its rows in the `old` schema until `drop_old`.
+
+    Raises:
+        LockNotGiven: a reader did not finish in time.
+    """
+    try:
+        await connection.execute(_UNPIN_VERSION, definition.name)
+    except asyncpg.LockNotAvailableError as error:
+        raise LockNotGiven from error
     live, following, old = definition.schema_name(LIVE), definition.schema_name(NEXT), definition.schema_name(OLD)
     await connection.execute(_RENAME_SCHEMA.format(schema=live, new_schema=old))
     await connection.execute(_RENAME_SCHEMA.format(schema=following, new_schema=live))
@@ -269,7 +284,9 @@ async def read_state(connection: Connection, definition: ProjectionDefinition, k
     return state
 
 
-async def list_states(connection: Connection, definition: ProjectionDefinition, after: str | None, limit: int) -> list[tuple[str, str]]:
+async def list_states(
+    connection: Connection, definition: ProjectionDefinition, after: str | None, limit: int | None
+) -> list[tuple[str, str]]:
     """Rows of the live version, in order of key.
 
     Raises:
@@ -308,9 +325,47 @@ async def list_tables(connection: Connection, schema: str) -> list[str]:
 
 async def compare_tables(connection: Connection, table: str, stored_schema: str, expected_schema: str, limit: int) -> list[tuple[str, str]]:
     """Rows that only one of two tables has: (`stored` or `expected`, the row as text)."""
-    quoted = '"' + table.replace('"', '""') + '"'
-    statement = _COMPARE_TABLES.format(stored=f"{stored_schema}.{quoted}", expected=f"{expected_schema}.{quoted}")
+    statement = _COMPARE_TABLES.format(stored=_qualified(stored_schema, table), expected=_qualified(expected_schema, table))
     return [(row["side"], row["row_text"]) for row in await connection.fetch(statement, limit)]
+
+
+async def count_rows(connection: Connection, schema: str, table: str) -> int:
+    """How many rows a table has."""
+    return int(await connection.fetchval(_COUNT_ROWS.format(table=_qualified(schema, table))))
+
+
+def _qualified(schema: str, table: str) -> str:
+    quoted = table.replace('"', '""')
+    return f'{schema}."{quoted}"'
+
+
+class OwnSession:
+    """One connection kept for one SQL projection: statements are prepared by their text, and another projection may give it another meaning."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+
+    async def connection(self) -> Connection:
+        """The connection, opened anew after it was lost."""
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await self._database.connect()
+        return self._connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[Connection]:
+        """A READ COMMITTED transaction on it."""
+        connection = await self.connection()
+        with translate_errors():
+            async with connection.transaction(isolation="read_committed"):
+                yield connection
+
+    async def close(self) -> None:
+        """Close it; a second call does nothing."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            # Nothing is open on it that could be lost.
+            connection.terminate()
 
 
 class QueryConnection:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, Protocol
+from dataclasses import replace
+from typing import Final
 
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import HeadwaterError, LogDiverged, ProjectionFailed, StorageError, UsageError
-from headwater.eventstore import Checkpoint, EventStore, LogIdentity, LogSlice
+from headwater.eventstore import EventStore, LogIdentity, LogSlice
 from headwater.messages import EventRegistry
-from headwater.postgres import Connection, Database, translate_errors
+from headwater.postgres import Connection, Database
 from headwater.projections.applying import OutdatedPlan, apply_batch
 from headwater.projections.definition import LIVE, AnyProjection, ProjectionDefinition, definition_of
-from headwater.projections.postgres import read_version, register, resume_live, stop_projection, try_lock_version
+from headwater.projections.fold import failed
+from headwater.projections.postgres import OwnSession, read_version, register, resume_live, stop_projection, try_lock_version
 from headwater.projections.tail import BATCH_SIZE, LogTail
 from headwater.projections.values import ProjectionVersion
 from headwater.telemetry import logger
@@ -31,7 +33,9 @@ STOPPED_POLL_SECONDS: Final = 1.0
 _log = logger("projections")
 
 
-async def register_projections(database: Database, registry: EventRegistry, projections: Sequence[AnyProjection]) -> tuple[ProjectionDefinition, ...]:
+async def register_projections(
+    database: Database, registry: EventRegistry, projections: Sequence[AnyProjection]
+) -> tuple[ProjectionDefinition, ...]:
     """Make what these projections need on the database, where it is missing; repeating it does nothing.
 
     Raises:
@@ -50,7 +54,9 @@ def check_projections(registry: EventRegistry, projections: Sequence[AnyProjecti
     by_name: dict[str, ProjectionDefinition] = {}
     for definition in definitions:
         if (other := by_name.setdefault(definition.name, definition)) is not definition:
-            raise UsageError(f"two projections are named {definition.name}: {other.projection_class} and {definition.projection_class}; rename one")
+            raise UsageError(
+                f"two projections are named {definition.name}: {other.projection_class} and {definition.projection_class}; rename one"
+            )
         for event_class in definition.event_classes:
             registry.register(event_class)
     return definitions
@@ -65,7 +71,13 @@ class ProjectionRunner:
     """
 
     def __init__(
-        self, database: Database, store: EventStore, registry: EventRegistry, projections: Sequence[AnyProjection], *, clock: Clock = SYSTEM_CLOCK
+        self,
+        database: Database,
+        store: EventStore,
+        registry: EventRegistry,
+        projections: Sequence[AnyProjection],
+        *,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._database, self._store, self._registry, self._projections, self._clock = database, store, registry, tuple(projections), clock
         self._tail = LogTail(store)
@@ -100,42 +112,6 @@ class ProjectionRunner:
                 pause = min(pause * 2, RETRY_PAUSE_SECONDS_MAX)
 
 
-class _Sessions(Protocol):
-    """Where a projection's transactions come from."""
-
-    def transaction(self) -> Any: ...
-    async def close(self) -> None: ...
-
-
-class OwnSession:
-    """One connection kept for one SQL projection: statements are prepared by their text, and other projections may give one text another meaning."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._connection: Any = None
-
-    async def connection(self) -> Any:
-        """The connection, opened anew after it was lost."""
-        if self._connection is None or self._connection.is_closed():
-            self._connection = await self._database.connect()
-        return self._connection
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncGenerator[Connection]:
-        """A READ COMMITTED transaction on it."""
-        connection = await self.connection()
-        with translate_errors():
-            async with connection.transaction(isolation="read_committed"):
-                yield connection
-
-    async def close(self) -> None:
-        """Close it; a second call does nothing."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with translate_errors():
-                await connection.close(timeout=1)
-
-
 class _Worker:
     """Keeps one projection up to date."""
 
@@ -147,7 +123,7 @@ class _Worker:
         self._own = OwnSession(database) if definition.is_sql else None
         self._identity: LogIdentity | None = None
         self._version: ProjectionVersion | None = None
-        self._checkpoint = Checkpoint()
+        self._generation = 0
         self._batch_size = BATCH_SIZE
         self._attempts = 0
         self._is_stopped = False
@@ -174,7 +150,7 @@ class _Worker:
             except OutdatedPlan:
                 # asyncpg has dropped its plans; the transaction is repeated with new ones.
                 continue
-            except (StorageError, HeadwaterError) as error:
+            except HeadwaterError as error:
                 if not isinstance(error, StorageError) and not error.retryable:
                     raise
                 self._log.warning("projection_waiting", error=str(error), pause_seconds=pause)
@@ -198,7 +174,8 @@ class _Worker:
             version = await register(connection, self._definition)
         self._identity = await self._store.identity()
         self._tail.forget()
-        self._version, self._checkpoint, self._is_stopped = version, version.checkpoint, version.status != "running"
+        self._generation = version.generation if is_first else self._generation
+        self._version, self._is_stopped = version, version.status != "running"
         if self._is_stopped or not self._fits(version):
             return
         if is_first and version.fingerprint != self._definition.fingerprint:
@@ -220,10 +197,9 @@ class _Worker:
                 "projection_outdated",
                 hint=f"its rows were made by another definition (fields, key, events or tables); rebuild it: headwater replay {self._definition.name}",
             )
-        elif self._version is not None and version.generation != self._version.generation:
-            if version.fingerprint != self._definition.fingerprint:
-                self._is_stopped = True
-                self._log.error("projection_superseded", hint="it was rebuilt with other code than this process runs; start this process anew")
+        elif version.generation != self._generation and version.fingerprint != self._definition.fingerprint:
+            self._is_stopped = True
+            self._log.error("projection_superseded", hint="it was rebuilt with other code than this process runs; start this process anew")
         return not self._is_stopped
 
     async def _stop(self, version: ProjectionVersion, status: str, error: HeadwaterError) -> None:
@@ -234,13 +210,12 @@ class _Worker:
         self._log.error(f"projection_{status}", error=str(error), position=version.checkpoint.global_position, exc_info=error.__cause__)
 
     async def _look_for_resumption(self) -> None:
-        assert self._version is not None, "it was begun before it stopped"
         await self._clock.sleep(STOPPED_POLL_SECONDS)
         async with self._database.connection() as connection:
             version = await read_version(connection, self._definition.name)
         if version is None or version.status != "running" or version.shape != self._definition.shape:
             return
-        if version.generation == self._version.generation or version.fingerprint == self._definition.fingerprint:
+        if version.generation == self._generation or version.fingerprint == self._definition.fingerprint:
             self._log.info("projection_resumed")
             self._version, self._attempts, self._batch_size = None, 0, BATCH_SIZE
 
@@ -248,7 +223,7 @@ class _Worker:
 
     async def _advance(self, version: ProjectionVersion) -> None:
         """One batch, or a wait for there to be one."""
-        read = await self._tail.read(self._checkpoint.global_position, self._batch_size)
+        read = await self._tail.read(version.checkpoint.global_position, self._batch_size)
         if not read.events:
             await self._tail.moved_from(read.horizon)
             return
@@ -262,6 +237,15 @@ class _Worker:
 
     async def _apply(self, version: ProjectionVersion, read: LogSlice) -> bool:
         """Apply what was read, if the checkpoint still is where it was read from; False when another process works on it now."""
+        try:
+            return await self._apply_locked(version, read)
+        except (HeadwaterError, OutdatedPlan):
+            raise
+        except Exception as error:
+            # Tables dropped by hand, a privilege taken away: this projection stops, the others need not.
+            raise failed(self._definition, read.events[0], error) from error
+
+    async def _apply_locked(self, version: ProjectionVersion, read: LogSlice) -> bool:
         assert self._identity is not None, "it was begun"
         async with self._transaction() as connection:
             found = await try_lock_version(connection, self._definition.name)
@@ -276,12 +260,12 @@ class _Worker:
             if found.generation != version.generation and self._own is not None:
                 # Tables were replaced: parameters of statements prepared for the old ones may have other types now.
                 await connection.reload_schema_state()
-            if found.checkpoint != self._checkpoint:
-                self._version, self._checkpoint = found, found.checkpoint
+            self._version, self._generation = found, found.generation
+            if found.checkpoint != version.checkpoint:
                 return True
-            self._version = found
             checkpoint = await apply_batch(connection, self._definition, self._registry, self._identity, LIVE, read.events)
-        self._checkpoint, self._attempts, self._batch_size = checkpoint, 0, BATCH_SIZE
+        self._version = replace(found, checkpoint=checkpoint)
+        self._attempts, self._batch_size = 0, BATCH_SIZE
         return True
 
     async def _failed(self, version: ProjectionVersion, read: LogSlice, error: ProjectionFailed) -> None:
@@ -292,15 +276,8 @@ class _Worker:
             return
         self._attempts += 1
         if self._attempts >= ATTEMPTS_MAX:
-            current = self._version or version
-            await self._stop(current if current.checkpoint == self._checkpoint else _at(current, self._checkpoint), "failed", error)
+            await self._stop(self._version or version, "failed", error)
             return
         pause = min(RETRY_PAUSE_SECONDS_MIN * 2 ** (self._attempts - 1), RETRY_PAUSE_SECONDS_MAX)
         self._log.warning("projection_retries", error=str(error), attempt=self._attempts, pause_seconds=pause)
         await self._clock.sleep(pause)
-
-
-def _at(version: ProjectionVersion, checkpoint: Checkpoint) -> ProjectionVersion:
-    from dataclasses import replace
-
-    return replace(version, checkpoint=checkpoint)

@@ -32,9 +32,8 @@ class SqlProjection:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         handlers = collect_handlers(cls, is_sql=True)
-        tables: object = cls.tables
-        if handlers and (not isinstance(tables, str) or not tables.strip()):
-            raise UsageError(f'{cls.__name__} says no tables; give the SQL that creates them: tables = "CREATE TABLE …"')
+        if handlers and not cls.tables.strip():
+            raise UsageError(f"{cls.__name__} says no tables; give the SQL that creates them: tables = '…'")
         cls.projection_name = projection_name_of(cls.__name__)
         cls.__headwater_definition__ = ProjectionDefinition(cls.projection_name, cls, True, handlers)
 

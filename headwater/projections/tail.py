@@ -52,10 +52,8 @@ class LogTail:
                 if horizon != self._horizon:
                     pause = POLL_INTERVAL_SECONDS_MIN
                     await self._set(horizon)
-            if await self._rings_within(pause):
-                pause = POLL_INTERVAL_SECONDS_MIN
-            else:
-                pause = min(pause * 2, POLL_INTERVAL_SECONDS_MAX)
+            has_rung = await self._rings_within(pause)
+            pause = POLL_INTERVAL_SECONDS_MIN if has_rung else min(pause * 2, POLL_INTERVAL_SECONDS_MAX)
 
     async def moved_from(self, horizon: int) -> None:
         """Wait until the log can be read to another place than this."""

@@ -34,17 +34,20 @@ class MigratedDatabases:
         self._template: str | None = None
         self._made: set[str] = set()
 
-    def create(self, *, migrated: bool = True) -> str:
-        """The address of a fresh database; an empty one where the schema is not wanted."""
+    def create(self, *, migrated: bool = True, copy_of: str | None = None) -> str:
+        """The address of a fresh database; an empty one where the schema is not wanted, or a copy of one that nobody is connected to."""
         name = f"{NAME_PREFIX}{token_hex(6)}"
-        template = self._ensure_template() if migrated else "template0"
+        if copy_of is not None:
+            template = _name_in(copy_of)
+        else:
+            template = self._ensure_template() if migrated else "template0"
         self._administer(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         self._made.add(name)
         return database_dsn(self._server_dsn, name)
 
     def drop(self, dsn: str) -> None:
         """Remove a database made here, with whatever still uses it; a second call does nothing."""
-        name = urlsplit(dsn).path.removeprefix("/")
+        name = _name_in(dsn)
         if name in self._made:
             self._drop(name)
 
@@ -74,7 +77,7 @@ class MigratedDatabases:
                     await connection.close()
 
             _run(migrate)
-            self._template = urlsplit(dsn).path.removeprefix("/")
+            self._template = _name_in(dsn)
         return self._template
 
     def _drop(self, name: str) -> None:
@@ -112,6 +115,10 @@ class MigratedDatabases:
 def database_dsn(server_dsn: str, name: str) -> str:
     """The address of another database on the same server."""
     return urlsplit(server_dsn)._replace(path=f"/{name}").geturl()
+
+
+def _name_in(dsn: str) -> str:
+    return urlsplit(dsn).path.removeprefix("/")
 
 
 def _run(work: Callable[[], Awaitable[Answer]]) -> Answer:

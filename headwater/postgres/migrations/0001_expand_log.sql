@@ -231,7 +231,7 @@ DECLARE
     this_stream  bigint;
     was_stored   record;
     ids          uuid[]  := coalesce(event_ids, ARRAY(SELECT gen_random_uuid() FROM generate_series(1, cardinality(types))));
-    metas        jsonb[] := coalesce(metadata, array_fill('{}'::jsonb, ARRAY[cardinality(types)]));
+    metas        jsonb[] := coalesce(metadata, array_fill('{}'::jsonb, ARRAY[coalesce(cardinality(types), 0)]));
 BEGIN
     PERFORM headwater.check_new_events(append_events.stream_name, types, data, metas, ids);
 

@@ -11,16 +11,15 @@ from uuid import UUID, uuid5
 
 import orjson
 import pytest
-
-from headwater import Event
-from headwater.kafka import partition_of
-
 from orders import inventory
 from orders.checks import run_checks, summarize
 from orders.events import OrderConfirmed, OrderPlaced, OrderRejected, ReservationRejected, StockCounted, StockReserved
 from orders.evidence import Evidence, KafkaRecord, Log, LoggedEvent
 from orders.northwind import load_orders, load_products
 from orders.orders import CustomerOrders, OrderStatus
+
+from headwater import Event
+from headwater.kafka import partition_of
 
 ORDERS_LOG, INVENTORY_LOG = UUID(int=1), UUID(int=2)
 PARTITIONS = 6

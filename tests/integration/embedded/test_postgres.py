@@ -85,7 +85,7 @@ async def test_committed_data_and_prepared_transactions_survive_crashes(server: 
     await do(dsn, "COMMIT PREPARED 'p'")
     server.kill()
     assert not server.running
-    with pytest.raises(OSError, match="refused|Connect"):
+    with pytest.raises(OSError, match=r"refused|Connect"):
         await ask(dsn, "SELECT 1")
     server.start()
     assert server.dsn == dsn
@@ -158,7 +158,7 @@ def test_a_start_that_fails_shows_the_log_and_leaves_nothing(monkeypatch: pytest
     monkeypatch.setattr(tempfile, "tempdir", tempfile.mkdtemp(prefix="headwater-test-", dir="/var/tmp"))
     own = Path(tempfile.gettempdir())
     own.chmod(0o755)
-    with pytest.raises(StorageUnavailable, match='(?s)ended while starting.*"shared_buffers": "nonsense"'):
+    with pytest.raises(StorageUnavailable, match=r'(?s)ended while starting.*"shared_buffers": "nonsense"'):
         EmbeddedPostgres(settings={"shared_buffers": "nonsense"}).start()
     own.rmdir()  # refuses unless empty
 

@@ -79,7 +79,8 @@ def test_the_lock_lets_one_process_install_at_a_time(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", program, str(tmp_path / "thing")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path.cwd()) as other:
-        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
         entered = threading.Event()
 
         def enter() -> None:

@@ -1,0 +1,339 @@
+"""The loop: claim what the broker assigns, receive, work off, and wait out whatever is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, Self
+
+from headwater.bus.committing import ClaimsLost, Committing
+from headwater.bus.context import HandlerSurroundings, PublishesEvents
+from headwater.bus.kafka import KafkaSource
+from headwater.bus.partition_work import PartitionWork
+from headwater.bus.ports import EffectStore, MessageSource, OffsetOutOfRange
+from headwater.bus.postgres import PostgresEffects
+from headwater.bus.retries import RetryPolicy
+from headwater.bus.subscriptions import Subscriptions
+from headwater.bus.values import ConsumerLimits
+from headwater.clock import SYSTEM_CLOCK, Clock
+from headwater.config import Settings
+from headwater.errors import BrokerUnavailable, GapDetected, HeadwaterError, StorageError, TransactionConflict, UsageError
+from headwater.eventstore import EventStore
+from headwater.kafka import OffsetRange, Partition
+from headwater.messages import EventRegistry
+from headwater.postgres import Database
+from headwater.randomness import SYSTEM_RANDOMNESS, Randomness
+from headwater.telemetry import logger
+
+_log = logger("bus")
+_RECONNECT: Final = RetryPolicy(first_delay_seconds=0.2, delay_factor=2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionStatus:
+    """What a consumer does with one partition."""
+
+    partition: Partition
+    state: str
+    """`working`, `waiting` (a message failed), `stopped` (a gap), `lost` or `claiming`."""
+    next_offset: int | None
+    epoch: int | None
+    attempts: int = 0
+    reason: str | None = None
+
+
+class Consumer:
+    """Gives the events of a group's topics to its handlers; see the room's page for what is promised.
+
+    Run any number with the same group, in any number of processes; each partition is worked on by one of them at a time.
+    """
+
+    def __init__(
+        self,
+        *,
+        group: str,
+        subscriptions: Subscriptions,
+        source: MessageSource,
+        effects: EffectStore,
+        publisher: PublishesEvents | None = None,
+        registry: EventRegistry | None = None,
+        retry_policy: RetryPolicy | None = None,
+        limits: ConsumerLimits | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        randomness: Randomness = SYSTEM_RANDOMNESS,
+    ) -> None:
+        self._group, self._subscriptions, self._source, self._effects = group, subscriptions, source, effects
+        self._limits = limits or ConsumerLimits()
+        self._clock, self._randomness = clock, randomness
+        registry = registry or EventRegistry(subscriptions.event_classes)
+        surroundings = HandlerSurroundings(group=group, publisher=publisher, registry=registry, clock=clock)
+        self._committing = Committing(effects, surroundings, retry_policy or RetryPolicy(), self._limits, randomness)
+        self._assigned: dict[Partition, object] = {}
+        """Each assignment has a token of its own, so that one that came back is told from one that stayed."""
+        self._works: dict[Partition, PartitionWork] = {}
+        self._lost_until: dict[Partition, float] = {}
+        self._paused: set[Partition] = set()
+        self._working = asyncio.Lock()
+        self._is_open = self._is_idle = False
+        self._troubles = 0
+        self._heard_at = 0.0
+
+    @classmethod
+    def connect(
+        cls,
+        subscriptions: Subscriptions,
+        store: EventStore,
+        publisher: PublishesEvents | None,
+        database: Database,
+        kafka: str,
+        settings: Settings,
+        *,
+        group: str,
+        registry: EventRegistry | None = None,
+        retry_policy: RetryPolicy | None = None,
+        limits: ConsumerLimits | None = None,
+    ) -> Self:
+        """A consumer between this broker and this database; `run` connects it."""
+        return cls(
+            group=group,
+            subscriptions=subscriptions,
+            source=KafkaSource(kafka, settings, group=group),
+            effects=PostgresEffects(database, store),
+            publisher=publisher,
+            registry=registry,
+            retry_policy=retry_policy,
+            limits=limits,
+        )
+
+    def status(self) -> tuple[PartitionStatus, ...]:
+        """Every partition that the broker assigned to us, and what we do with it."""
+        return tuple(self._status_of(partition) for partition in sorted(self._assigned))
+
+    # -- the life of it ------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until cancelled; then finish the batch at hand, within `shutdown_seconds_max`, give the partitions back and end.
+
+        Raises:
+            UsageError: nobody subscribed to anything.
+        """
+        if not self._subscriptions:
+            raise UsageError(f"the group {self._group!r} has no handlers; register one with @service.on(...)")
+        self._committing.is_stopping = False
+        worker = asyncio.create_task(self._work(), name=f"headwater consumer {self._group}")
+        try:
+            await asyncio.shield(worker)
+        except asyncio.CancelledError:
+            await self._drain(worker)
+            raise
+        finally:
+            worker.cancel()
+            await asyncio.wait([worker])
+            await self._close_source()
+            _log.info("consumer_stopped", group=self._group)
+
+    async def _drain(self, worker: asyncio.Task[None]) -> None:
+        self._committing.is_stopping = True
+        if self._is_idle:
+            worker.cancel()
+        done, _ = await asyncio.wait([worker], timeout=self._limits.shutdown_seconds_max)
+        if not done:
+            _log.warning("shutdown_cut_off", group=self._group, after_seconds=self._limits.shutdown_seconds_max)
+
+    @contextmanager
+    def _idle(self) -> Generator[None]:
+        """Nothing is open here: stopping may interrupt at once."""
+        if self._committing.is_stopping:
+            raise asyncio.CancelledError
+        self._is_idle = True
+        try:
+            yield
+        finally:
+            self._is_idle = False
+
+    async def _work(self) -> None:
+        while not self._committing.is_stopping:
+            try:
+                await self._round()
+            except ClaimsLost as error:
+                self._lose(error)
+            except BrokerUnavailable as error:
+                await self._close_source()
+                await self._wait_out("broker_unavailable", error)
+            except (StorageError, TransactionConflict) as error:
+                for work in self._works.values():
+                    work.needs_confirmation = True
+                await self._wait_out("storage_unavailable", error)
+            else:
+                self._troubles = 0
+
+    async def _round(self) -> None:
+        if not self._is_open:
+            await self._open_source()
+        await self._claim_assigned()
+        await self._confirm_claims()
+        moment = self._clock.monotonic()
+        due = [message for work in self._works.values() if (message := work.due(moment)) is not None]
+        for message in due:
+            if not (self._committing.is_stopping or message.work.is_revoked):
+                async with self._working:
+                    await self._committing.try_alone(message)
+        ready = [message for work in self._works.values() for message in work.ready(self._limits.batch_size_max)]
+        if ready:
+            async with self._working:
+                await self._committing.work_off(ready)
+        self._adjust_flow()
+        if not (ready or due):
+            await self._receive()
+
+    async def _wait_out(self, fact: str, error: HeadwaterError) -> None:
+        self._troubles += 1
+        delay = min(_RECONNECT.delay_seconds(self._troubles, self._randomness), self._limits.reconnect_seconds_max)
+        _log.warning(fact, group=self._group, error=str(error), attempt=self._troubles, delay_seconds=round(delay, 3))
+        with self._idle():
+            await self._clock.sleep(delay)
+
+    # -- the source ----------------------------------------------------------------------------------------------------
+
+    async def _open_source(self) -> None:
+        with self._idle():
+            await self._source.open(self._subscriptions.topics, self)
+        self._is_open, self._heard_at = True, self._clock.monotonic()
+        _log.info("consumer_started", group=self._group, topics=self._subscriptions.topics, handlers=[h.name for h in self._subscriptions])
+
+    async def _close_source(self) -> None:
+        self._is_open = False
+        try:
+            await self._source.close()
+        finally:
+            self._assigned.clear()
+            self._works.clear()
+            self._lost_until.clear()
+            self._paused.clear()
+
+    async def _receive(self) -> None:
+        moment = self._clock.monotonic()
+        due = [work.failing.due_at - moment for work in self._works.values() if work.failing is not None]
+        timeout = max(0.0, min([self._limits.idle_seconds, *due]))
+        try:
+            with self._idle():
+                received = await self._source.receive(limit=self._limits.batch_size_max, timeout_seconds=timeout)
+        except OffsetOutOfRange as error:
+            if (work := self._works.get(error.partition)) is not None:
+                self._stop_partition(work, error)
+            return
+        if received:
+            self._heard_at = self._clock.monotonic()
+        elif self._works and self._clock.monotonic() - self._heard_at > self._limits.probe_seconds:
+            await self._probe()
+        for partition, records in received.items():
+            if (work := self._works.get(partition)) is not None and work.stop_reason is None:
+                try:
+                    work.accept(records)
+                except GapDetected as error:
+                    self._stop_partition(work, error)
+
+    async def _probe(self) -> None:
+        with self._idle():
+            await self._source.offsets([next(iter(self._works))])
+        self._heard_at = self._clock.monotonic()
+
+    def _adjust_flow(self) -> None:
+        """Pause what waits, is stopped or lost; resume what can go on."""
+        for partition, work in self._works.items():
+            must_pause = work.failing is not None or work.stop_reason is not None
+            if must_pause and partition not in self._paused:
+                self._source.pause(partition)
+                self._paused.add(partition)
+            elif not must_pause and partition in self._paused:
+                self._source.resume(partition)
+                self._paused.discard(partition)
+
+    # -- who owns what -------------------------------------------------------------------------------------------------
+
+    async def assigned(self, partitions: Iterable[Partition]) -> None:
+        """The broker says that these are ours; the loop claims them."""
+        for partition in partitions:
+            self._assigned[partition] = object()
+            self._lost_until.pop(partition, None)
+
+    async def revoked(self, partitions: Iterable[Partition]) -> None:
+        """The broker takes these away: begin nothing more on them, and let the batch at hand finish."""
+        for partition in partitions:
+            self._assigned.pop(partition, None)
+            self._paused.discard(partition)
+            if (work := self._works.pop(partition, None)) is not None:
+                work.is_revoked = True
+        try:
+            async with asyncio.timeout(self._limits.revoke_seconds_max):
+                async with self._working:
+                    pass
+        except TimeoutError:
+            _log.warning("revoked_during_batch", group=self._group, after_seconds=self._limits.revoke_seconds_max)
+
+    async def _claim_assigned(self) -> None:
+        moment = self._clock.monotonic()
+        wanted = [p for p in self._assigned if p not in self._works and self._lost_until.get(p, moment) <= moment]
+        if not wanted:
+            return
+        with self._idle():
+            held = await self._source.offsets(wanted)
+        for partition in wanted:
+            if partition in held:
+                await self._claim(partition, held[partition])
+        claimed = [p for p in wanted if p in self._works]
+        _log.info("partitions_claimed", group=self._group, partitions=[str(p) for p in claimed])
+
+    async def _claim(self, partition: Partition, held: OffsetRange) -> None:
+        token = self._assigned.get(partition)
+        if token is None:
+            return
+        position = await self._effects.claim(self._group, partition)
+        if self._assigned.get(partition) is not token:
+            return
+        work = self._works[partition] = PartitionWork(position, self._subscriptions.routes)
+        self._paused.discard(partition)
+        self._lost_until.pop(partition, None)
+        try:
+            self._source.start_at(partition, work.start(held))
+        except GapDetected as error:
+            self._stop_partition(work, error)
+
+    async def _confirm_claims(self) -> None:
+        """After PostgreSQL was away: see whether the last commit took effect, and whether the rows are still ours."""
+        for partition, work in list(self._works.items()):
+            if not work.needs_confirmation:
+                continue
+            row = await self._effects.confirm(self._group, work.position)
+            if row is None:
+                raise ClaimsLost(frozenset({partition}))
+            work.commit(row)
+            work.needs_confirmation = False
+
+    def _lose(self, error: ClaimsLost) -> None:
+        for partition in error.partitions:
+            if (work := self._works.pop(partition, None)) is not None:
+                work.is_revoked = True
+            if partition in self._assigned:
+                self._source.pause(partition)
+                # The broker may not have noticed yet that we were replaced; claiming at once would drive out the rightful owner.
+                self._lost_until[partition] = self._clock.monotonic() + self._limits.reclaim_seconds
+        _log.warning("partitions_lost", group=self._group, partitions=[str(p) for p in sorted(error.partitions)], error=str(error))
+
+    def _stop_partition(self, work: PartitionWork, error: HeadwaterError) -> None:
+        work.stop_reason = str(error)
+        self._source.pause(work.partition)
+        self._paused.add(work.partition)
+        _log.error("partition_stopped", group=self._group, topic=work.partition.topic, partition=work.partition.number, error=str(error))
+
+    def _status_of(self, partition: Partition) -> PartitionStatus:
+        work = self._works.get(partition)
+        if work is None:
+            return PartitionStatus(partition, "lost" if partition in self._lost_until else "claiming", None, None)
+        attempts = work.failing.attempts if work.failing is not None else 0
+        error = next((str(f.error) for f in work.failing.failures.values()), None) if work.failing is not None else None
+        return PartitionStatus(
+            partition, work.state.value, work.position.next_offset, work.position.epoch, attempts, reason=work.stop_reason or error
+        )

@@ -1,0 +1,177 @@
+"""Kafka as a source: the group protocol proposes partitions, Postgres says from where.
+
+One aiokafka consumer, subscribed for its membership, which never commits an offset and never resets one. A partition that was just assigned is
+held back until the consumer claimed it and says where to start.
+"""
+
+# aiokafka ships no types; its values get ours here.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUntypedBaseClass=false, reportIncompatibleMethodOverride=false
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import aiokafka.errors as kafka
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
+from aiokafka.structs import TopicPartition
+
+from headwater.bus.ports import OffsetOutOfRange, RebalanceListener
+from headwater.bus.values import SourceRecord
+from headwater.config import Settings
+from headwater.errors import BrokerUnavailable
+from headwater.kafka import KafkaSettings, KafkaTopics, OffsetRange, Partition, translate_kafka_errors
+
+SESSION_TIMEOUT_SECONDS: Final = 10.0
+"""A member that the broker does not hear of for so long has its partitions given to others."""
+POLL_INTERVAL_SECONDS_MAX: Final = 600.0
+"""A batch may take long; heartbeats go on meanwhile, and the epoch guards what the group protocol does not."""
+START_SECONDS_MAX: Final = 30.0
+CLOSE_SECONDS_MAX: Final = 5.0
+FETCH_WAIT_SECONDS: Final = 0.5
+PARTITION_FETCH_BYTES: Final = 1024 * 1024
+"""A larger record is fetched all the same, alone."""
+FETCH_BYTES_MAX: Final = 16 * 1024 * 1024
+
+
+class KafkaSource:
+    """A `MessageSource`: this group's share of the topics' partitions."""
+
+    def __init__(
+        self,
+        address: str,
+        settings: Settings | None = None,
+        *,
+        group: str,
+        instance_id: str | None = None,
+        session_timeout_seconds: float = SESSION_TIMEOUT_SECONDS,
+    ) -> None:
+        """Remember where Kafka is; nothing is connected yet.
+
+        Args:
+            settings: how topics are made that do not exist yet.
+            instance_id: a name that this process keeps over restarts, unique in the group: a quick restart then moves no partitions.
+            session_timeout_seconds: how soon a dead member's partitions are given to others.
+        """
+        settings = settings or Settings()
+        self._kafka = KafkaSettings.parse(
+            address,
+            client_id=f"headwater-{group}",
+            topic_partitions=settings.topic_partitions,
+            topic_replication_factor=settings.topic_replication_factor,
+        )
+        self._group, self._instance_id, self._session_timeout_seconds = group, instance_id, session_timeout_seconds
+        self._topics = KafkaTopics(self._kafka)
+        self._client: AIOKafkaConsumer | None = None
+        self._started: set[Partition] = set()
+
+    async def open(self, topics: Sequence[str], listener: RebalanceListener) -> None:
+        """Make the topics if need be, and join the group; see `MessageSource.open`."""
+        await self._topics.ensure(topics)
+        milliseconds = int(self._session_timeout_seconds * 1000)
+        client = AIOKafkaConsumer(
+            **self._kafka.client_options(),
+            group_id=self._group,
+            group_instance_id=self._instance_id,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            session_timeout_ms=milliseconds,
+            heartbeat_interval_ms=max(milliseconds // 4, 1),
+            max_poll_interval_ms=int(POLL_INTERVAL_SECONDS_MAX * 1000),
+            fetch_max_wait_ms=int(FETCH_WAIT_SECONDS * 1000),
+            fetch_max_bytes=FETCH_BYTES_MAX,
+            max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
+        )
+        client.subscribe(list(topics), listener=_Rebalance(self, client, listener))
+        self._client = client
+        try:
+            with translate_kafka_errors(self._kafka, "joining the group"):
+                async with asyncio.timeout(START_SECONDS_MAX):
+                    await client.start()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Leave the group; a broker that does not answer is not waited for."""
+        client, self._client = self._client, None
+        self._started.clear()
+        if client is not None:
+            with contextlib.suppress(kafka.KafkaError, OSError, TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS_MAX):
+                    await client.stop()
+
+    async def offsets(self, partitions: Sequence[Partition]) -> Mapping[Partition, OffsetRange]:
+        """What each partition holds now; see `MessageSource.offsets`."""
+        client = self._open_client()
+        keys = [TopicPartition(*partition) for partition in partitions]
+        with translate_kafka_errors(self._kafka, "asking for offsets"):
+            first: dict[TopicPartition, int] = await client.beginning_offsets(keys)
+            end: dict[TopicPartition, int] = await client.end_offsets(keys)
+        return {Partition(*key): OffsetRange(first[key], end[key]) for key in keys}
+
+    def start_at(self, partition: Partition, offset: int) -> None:
+        """Receive this partition from the offset on."""
+        client, key = self._open_client(), TopicPartition(*partition)
+        if key in client.assignment():
+            client.seek(key, offset)
+            client.resume(key)
+            self._started.add(partition)
+
+    def pause(self, partition: Partition) -> None:
+        """Receive nothing of it for now."""
+        if self._client is not None and (key := TopicPartition(*partition)) in self._client.assignment():
+            self._client.pause(key)
+
+    def resume(self, partition: Partition) -> None:
+        """Go on after the last record received."""
+        if self._client is not None and partition in self._started and (key := TopicPartition(*partition)) in self._client.assignment():
+            self._client.resume(key)
+
+    async def receive(self, *, limit: int, timeout_seconds: float) -> Mapping[Partition, Sequence[SourceRecord]]:
+        """The next records of each partition; see `MessageSource.receive`."""
+        client = self._open_client()
+        try:
+            received: dict[TopicPartition, list[Any]] = await client.getmany(timeout_ms=int(timeout_seconds * 1000), max_records=limit)
+        except kafka.OffsetOutOfRangeError as error:
+            ((key, offset),) = error.args[0].items()
+            raise OffsetOutOfRange(Partition(*key), int(offset)) from error
+        except kafka.NoOffsetForPartitionError:
+            # A partition just assigned: aiokafka looked for a committed offset before we could say where to start.
+            return {}
+        except kafka.KafkaError as error:
+            with translate_kafka_errors(self._kafka, "receiving"):
+                raise error from None
+        # A record received before its partition was given back and assigned anew may still be on the way.
+        return {partition: records for key, records in received.items() if (partition := Partition(*key)) in self._started}
+
+    def _open_client(self) -> AIOKafkaConsumer:
+        if self._client is None:
+            raise BrokerUnavailable("the source is not open")
+        return self._client
+
+    def forget(self, partitions: Iterable[Partition]) -> None:
+        """Nothing of these is received any more before the next `start_at`."""
+        self._started.difference_update(partitions)
+
+
+class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
+    """Called by aiokafka's coordinator; the next generation of the group waits for `on_partitions_revoked`."""
+
+    def __init__(self, source: KafkaSource, client: AIOKafkaConsumer, listener: RebalanceListener) -> None:
+        self._source, self._client, self._listener = source, client, listener
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        partitions = [Partition(*key) for key in revoked]
+        await self._listener.revoked(partitions)
+        self._source.forget(partitions)
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        keys = list(assigned)
+        for key in keys:
+            # Any offset will do: without one aiokafka looks for a committed offset, which Headwater does not keep.
+            self._client.seek(key, 0)
+        self._client.pause(*keys)
+        await self._listener.assigned([Partition(*key) for key in keys])

@@ -1,0 +1,2 @@
+-- Let the next handler put constraints off again.
+SET CONSTRAINTS ALL DEFERRED

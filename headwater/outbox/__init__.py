@@ -1,0 +1,55 @@
+"""From the log to Kafka: `Publisher` for messages that are no domain events, `Relay` for everything in the log.
+
+The log is the outbox: there is no second table and nothing to delete. Who is authoritative: the log for what must be in Kafka and in which
+order; Kafka's partitions for what is there. The relay's own rows (lease, checkpoint, positions) only say where to start looking.
+
+States of a relay: waiting for the lease → session → waiting. A session: topics ensured → predecessor fenced in Kafka (rule 13) → tails read
+(rule 16) → relaying, one unacknowledged batch per partition (rule 14) → over. A session ends well when the relay is told to stop, when a new
+category needs its topic fenced, when a stopped partition is due, or after half a day; it ends badly at the first failure of anything. Either
+way its producer is dropped without flushing, and the next session fences, looks and goes on.
+
+What can fail, and what then happens:
+- the process dies, freezes or is cut off: the lease runs out, the next relay fences it in Kafka; its late batches are refused there;
+- Kafka or PostgreSQL cannot be reached: tried again for ever, with back-off; the log keeps everything;
+- Kafka lost acknowledged records, or a topic was made anew: the partition is rewound and filled again (`partition_rewound`);
+- Kafka refuses a record, or one cannot be encoded: its partition stands still with an alarm (`partition_stopped`) and is tried again; the
+  relay never skips (rule 15), and other partitions go on;
+- a topic's number of partitions changed (`RelayStopped`), or the log lost events that are in Kafka already (`LogDiverged`): everything stands
+  still with an alarm.
+"""
+
+from headwater.outbox.kafka import KafkaRelayBroker
+from headwater.outbox.options import RelayOptions
+from headwater.outbox.ports import (
+    FencedWriter,
+    Lease,
+    PartitionPosition,
+    RelayBatch,
+    RelayBroker,
+    RelayPositions,
+    RelayProgress,
+    RelaySource,
+    TailReader,
+)
+from headwater.outbox.postgres import PostgresRelayPositions
+from headwater.outbox.publisher import Publisher, outbox_stream
+from headwater.outbox.relay import Relay, RelayStatus
+
+__all__ = [
+    "FencedWriter",
+    "KafkaRelayBroker",
+    "Lease",
+    "PartitionPosition",
+    "PostgresRelayPositions",
+    "Publisher",
+    "Relay",
+    "RelayBatch",
+    "RelayBroker",
+    "RelayOptions",
+    "RelayPositions",
+    "RelayProgress",
+    "RelaySource",
+    "RelayStatus",
+    "TailReader",
+    "outbox_stream",
+]

@@ -1,0 +1,88 @@
+"""Leases and progress of relays in PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+from uuid import UUID
+
+from headwater.errors import RelayFenced
+from headwater.eventstore import Checkpoint
+from headwater.kafka import Partition
+from headwater.messages import LogPosition
+from headwater.outbox.ports import Lease, PartitionPosition, RelayProgress
+from headwater.postgres import Database, sql_file
+
+_PACKAGE: Final = "headwater.outbox"
+_ACQUIRE_LEASE = sql_file(_PACKAGE, "acquire_lease")
+_RENEW_LEASE = sql_file(_PACKAGE, "renew_lease")
+_RELEASE_LEASE = sql_file(_PACKAGE, "release_lease")
+_READ_CHECKPOINT = sql_file(_PACKAGE, "read_checkpoint")
+_LIST_POSITIONS = sql_file(_PACKAGE, "list_positions")
+_LIST_TOPICS = sql_file(_PACKAGE, "list_topics")
+_RECORD_TOPICS = sql_file(_PACKAGE, "record_topics")
+_SAVE_PROGRESS = sql_file(_PACKAGE, "save_progress")
+
+
+class PostgresRelayPositions:
+    """`RelayPositions` over a `Database` that somebody else opens and closes."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def acquire(self, shard: str, holder: UUID, seconds: float) -> Lease | None:
+        """The lease, or None while another holds it."""
+        async with self._database.connection() as connection:
+            term: int | None = await connection.fetchval(_ACQUIRE_LEASE, shard, holder, seconds)
+        return None if term is None else Lease(shard, term)
+
+    async def renew(self, lease: Lease, seconds: float) -> bool:
+        """Keep it for that much longer; False when another took it."""
+        async with self._database.connection() as connection:
+            return await connection.fetchval(_RENEW_LEASE, lease.shard, lease.term, seconds) is not None
+
+    async def release(self, lease: Lease) -> None:
+        """Let the next one have it at once."""
+        async with self._database.connection() as connection:
+            await connection.execute(_RELEASE_LEASE, lease.shard, lease.term)
+
+    async def load(self, shard: str) -> RelayProgress:
+        """What was saved last."""
+        async with self._database.connection() as connection:
+            checkpoint = await connection.fetchrow(_READ_CHECKPOINT, shard)
+            positions = await connection.fetch(_LIST_POSITIONS)
+            topics = await connection.fetch(_LIST_TOPICS)
+        return RelayProgress(
+            relayed_through=Checkpoint(*checkpoint) if checkpoint is not None else Checkpoint(),
+            positions={
+                Partition(row["topic"], row["partition_number"]): PartitionPosition(
+                    LogPosition(row["epoch"], row["global_position"]), row["kafka_offset"]
+                )
+                for row in positions
+            },
+            topics={row["topic"]: row["partition_count"] for row in topics},
+        )
+
+    async def record_topics(self, partition_counts: Mapping[str, int]) -> None:
+        """Remember topics at their first use."""
+        async with self._database.connection() as connection:
+            await connection.execute(_RECORD_TOPICS, list(partition_counts), list(partition_counts.values()))
+
+    async def save(self, lease: Lease, relayed_through: Checkpoint, moved: Mapping[Partition, PartitionPosition]) -> None:
+        """Save the checkpoint and the partitions that moved, together; see `RelayPositions.save`."""
+        async with self._database.connection() as connection:
+            term = await connection.fetchval(
+                _SAVE_PROGRESS,
+                lease.shard,
+                lease.term,
+                [partition.topic for partition in moved],
+                [partition.number for partition in moved],
+                [kept.position.epoch for kept in moved.values()],
+                [kept.position.global_position for kept in moved.values()],
+                [kept.offset for kept in moved.values()],
+                relayed_through.epoch,
+                relayed_through.global_position,
+                relayed_through.event_id,
+            )
+        if term is None:
+            raise RelayFenced(f"another relay took the lease of shard {lease.shard!r} (term {lease.term} is over)")

@@ -1,0 +1,2 @@
+-- Refuse writes until the transaction ends.
+SET TRANSACTION READ ONLY

@@ -1,0 +1,162 @@
+"""A whole service in memory: its store, its handlers, its read models, and no server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, cast
+
+from headwater.bus import Consumer, ConsumerLimits, DeadLetter, RetryPolicy
+from headwater.clock import SYSTEM_CLOCK, Clock
+from headwater.errors import HandlerFailed, UsageError
+from headwater.eventstore import EventStore, WatchedEventStore
+from headwater.messages import Event, RecordedEvent
+from headwater.outbox import Publisher
+from headwater.service import Service
+from headwater.testing.memory_bus import MemoryDeadLetters, MemoryEffects, MemorySource, MemoryTopics
+from headwater.testing.memory_projections import MemoryReadModels
+from headwater.testing.memory_store import MemoryEventStore
+from headwater.testing.waiting import eventually
+
+SETTLE_SECONDS: Final = 5.0
+"""How long handlers may take until a test calls it stuck."""
+_RETRY_POLICY: Final = RetryPolicy(attempts_max=3, first_delay_seconds=0.001, delay_factor=1.0, jitter=0.0)
+_LIMITS: Final = ConsumerLimits(idle_seconds=0.002)
+
+
+class MemoryParts:
+    """What a service has while it is open, in memory."""
+
+    def __init__(self, service: Service, clock: Clock) -> None:
+        registry = service.events.registry
+        self.log = MemoryEventStore(clock=clock)
+        self.topics = MemoryTopics(self.log)
+        self.effects = MemoryEffects(self.log, clock=clock)
+        self.wake_workers: list[Callable[[], None]] = []
+        self.store = WatchedEventStore(self.effects.store, on_append=_nobody_to_wake)
+        self.publisher = Publisher(self.store, registry)
+        self.read_models = MemoryReadModels(self.log, registry)
+        self.dead_letters: MemoryDeadLetters = self.effects.dead_letters
+        self.kafka: str | None = None
+
+    @property
+    def database(self) -> Any:
+        raise UsageError("a service in memory has no database; test what needs tables of its own on PostgreSQL (fixture headwater_postgres)")
+
+
+class MemoryService:
+    """Holds a service that runs in memory. The service itself is used as ever: `service.store`, `service.events`, `service.read`."""
+
+    def __init__(self, service: Service, parts: MemoryParts) -> None:
+        """Use `memory_service`, which also starts the handlers."""
+        self._service, self._parts = service, parts
+        self._worker: asyncio.Task[None] | None = None
+        self._letters_seen = 0
+
+    @property
+    def store(self) -> EventStore:
+        """The service's log."""
+        return self._parts.store
+
+    @property
+    def recorded(self) -> tuple[RecordedEvent, ...]:
+        """Everything in the log, in order."""
+        return self._parts.log.events
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The same as typed events."""
+        return tuple(self._service.events.registry.decode(recorded) for recorded in self.recorded)
+
+    @property
+    def dead_letters(self) -> tuple[DeadLetter, ...]:
+        """What handlers gave up on."""
+        return tuple(self._parts.effects.letters)
+
+    def stream(self, stream_name: str) -> tuple[Event, ...]:
+        """The typed events of one stream."""
+        registry = self._service.events.registry
+        return tuple(registry.decode(recorded) for recorded in self.recorded if recorded.stream_name == stream_name)
+
+    async def settle(self, *, timeout_seconds: float = SETTLE_SECONDS, allow_dead_letters: bool = False) -> None:
+        """Return once every handler has had every event, those that other handlers appended as well.
+
+        Raises:
+            HandlerFailed: a handler gave up on a message since the last call; its own error is the cause. Not with `allow_dead_letters`.
+            AssertionError: handlers were not done in time.
+        """
+        await eventually(self._is_settled, timeout_seconds)
+        new_letters, self._letters_seen = self.dead_letters[self._letters_seen :], len(self.dead_letters)
+        if new_letters and not allow_dead_letters:
+            letter = new_letters[0]
+            raise HandlerFailed(
+                f"the handler {letter.handler_name} gave up on {letter.event_type} of {letter.stream_name!r}: "
+                f"{letter.error_type}: {letter.error_message}"
+            )
+
+    async def _is_settled(self) -> bool:
+        if self._worker is None:
+            return True
+        if self._worker.done():
+            # Nothing but its own failure ends it.
+            await self._worker
+        topics = self._parts.topics
+        await topics.relay()
+        for partition in topics.partitions(self._service.subscriptions.topics):
+            position = self._parts.effects.position(self._service.name, partition)
+            if position is None or position.next_offset < topics.range_of(partition).end:
+                return False
+        return True
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Give the events to the handlers while the block runs."""
+        if not self._service.subscriptions:
+            yield
+            return
+        parts = self._parts
+        consumer = Consumer(
+            group=self._service.name,
+            subscriptions=self._service.subscriptions,
+            source=MemorySource(parts.topics),
+            effects=parts.effects,
+            publisher=parts.publisher,
+            registry=self._service.events.registry,
+            retry_policy=_RETRY_POLICY,
+            limits=_LIMITS,
+        )
+        self._worker = asyncio.create_task(consumer.run(), name=f"headwater in memory {self._service.name}")
+        try:
+            yield
+        finally:
+            self._worker.cancel()
+            await asyncio.wait([self._worker])
+
+
+@asynccontextmanager
+async def memory_service(service: Service, *, clock: Clock = SYSTEM_CLOCK) -> AsyncGenerator[MemoryService]:
+    """Open the service in memory: `async with memory_service(service) as memory`.
+
+    Inside, the service works as ever, and its handlers run as they do beside Kafka: in batches, in order per stream, with retries and dead letters,
+    effects and appends together or not at all. `await memory.settle()` waits until they are done.
+
+    Args:
+        clock: when events are recorded.
+    Raises:
+        UsageError: the service is open already.
+    """
+    if service._parts is not None:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - this takes the place of the real parts
+        raise UsageError(f"the service {service.name!r} is open already")
+    parts = MemoryParts(service, clock)
+    service._parts = cast("Any", parts)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - as above
+    memory = MemoryService(service, parts)
+    try:
+        async with memory.running():
+            yield memory
+    finally:
+        service._parts = None  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - as above
+
+
+def _nobody_to_wake() -> None:
+    """Sources in memory look by themselves."""
