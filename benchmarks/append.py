@@ -35,7 +35,9 @@ async def compare_append(servers: Servers) -> Comparisons:
                 conditions=conditions,
                 contenders=[
                     Contender(HEADWATER, in_loops([_headwater_append(store, events, batch, numbers) for _ in range(callers)])),
-                    Contender("raw asyncpg", in_loops([await _raw_append(database, stack, events, batch, numbers) for _ in range(callers)])),
+                    Contender(
+                        "raw asyncpg", in_loops([await _raw_append(database, stack, events, batch, numbers) for _ in range(callers)])
+                    ),
                 ],
             )
 
@@ -50,7 +52,9 @@ def _headwater_append(store: EventStore, events: tuple[OrderPlaced, ...], batch:
     return append
 
 
-async def _raw_append(database: Database, stack: AsyncExitStack, events: tuple[OrderPlaced, ...], batch: int, numbers: count[int]) -> Append:
+async def _raw_append(
+    database: Database, stack: AsyncExitStack, events: tuple[OrderPlaced, ...], batch: int, numbers: count[int]
+) -> Append:
     connection = await database.connect()
     stack.push_async_callback(connection.close)
     endless = cycle(encoded(events))

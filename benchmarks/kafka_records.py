@@ -1,10 +1,13 @@
 """The bytes that Headwater puts into Kafka, and raw aiokafka putting the same bytes there."""
 
+# aiokafka ships no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -49,8 +52,8 @@ async def records_of_log(store: EventStore) -> RecordsByPartition:
 
 
 @asynccontextmanager
-async def raw_producer(bootstrap: str) -> AsyncIterator[AIOKafkaProducer]:
-    """aiokafka's idempotent producer, which waits for all in-sync replicas and sends full batches at once."""
+async def raw_producer(bootstrap: str) -> AsyncGenerator[AIOKafkaProducer]:
+    """The idempotent producer of aiokafka, which waits for all in-sync replicas and sends full batches at once."""
     producer = AIOKafkaProducer(
         bootstrap_servers=bootstrap, enable_idempotence=True, acks="all", linger_ms=0, max_batch_size=BATCH_BYTES_MAX
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -16,12 +16,23 @@ from benchmarks.orders import OrderPlaced, mean_bytes, orders, placed_in
 from benchmarks.servers import Servers, new_category
 from headwater.eventstore import PostgresEventStore
 from headwater.kafka import Partition
-from headwater.outbox import FencedWriter, KafkaRelayBroker, PostgresRelayPositions, Relay, RelayBatch, RelayBroker, TailReader
+from headwater.outbox import (
+    FencedWriter,
+    KafkaRelayBroker,
+    PostgresRelayPositions,
+    Relay,
+    RelayBatch,
+    RelayBroker,
+    RelayOptions,
+    TailReader,
+)
 from headwater.postgres import Database
 
+SLICE_SIZE: Final = RelayOptions().slice_events_max
 EVENTS_PER_WORKING_SECOND: Final = 25_000
 """How much is committed for the relay to move in a turn, for each second that the turn shall take."""
-RAW_EVENT_COUNT: Final = 2 * PAGE_SIZE
+RAW_EVENT_COUNT: Final = 10 * PAGE_SIZE
+"""What the raw producer sends before it waits for all acknowledgements."""
 ARRIVAL_SECONDS_MAX: Final = 60.0
 
 
@@ -43,7 +54,7 @@ async def compare_relay(servers: Servers) -> Comparisons:
                 bench="relay",
                 conditions={
                     "callers": 1,
-                    "batch": "as built",
+                    "batch": SLICE_SIZE,
                     "bytes": mean_bytes(events),
                     "durable": True,
                     "format": "json",
@@ -51,7 +62,7 @@ async def compare_relay(servers: Servers) -> Comparisons:
                 },
                 contenders=[
                     Contender(HEADWATER, _RelayTurns(database, work, events).sample),
-                    Contender("raw aiokafka", in_loops([produce])),
+                    Contender("raw aiokafka", in_loops([produce]), {"batch": RAW_EVENT_COUNT}),
                 ],
             )
 
@@ -131,7 +142,7 @@ class _CountingWriter:
 
 
 @asynccontextmanager
-async def _running_relay(database: Database, bootstrap: str) -> AsyncIterator[RelayedEvents]:
+async def _running_relay(database: Database, bootstrap: str) -> AsyncGenerator[RelayedEvents]:
     broker = CountingBroker(KafkaRelayBroker(kafka_settings(bootstrap)))
     relay = Relay(PostgresEventStore(database), broker, PostgresRelayPositions(database), event_source=EVENT_SOURCE)
     running = asyncio.create_task(relay.run())

@@ -20,6 +20,7 @@ from benchmarks.measure import HEADWATER, ROUNDS, Comparison, Comparisons, Measu
 from benchmarks.relay import compare_relay
 from benchmarks.servers import Servers
 from headwater.errors import UsageError
+from headwater.telemetry import configure_logging
 
 Answer = TypeVar("Answer")
 
@@ -51,6 +52,7 @@ def run(*, names: Sequence[str], json_output: bool, seconds: float) -> int:
     """
     if unknown := [name for name in names if name not in BENCHMARKS]:
         raise UsageError(f"no benchmark is named {unknown[0]!r}; there are: {', '.join(BENCHMARKS)}")
+    configure_logging(log_level="warning")  # the facts of workers that come and go would drown the results
     measured = _run_loop(_run([name for name in BENCHMARKS if name in names or not names], json_output, seconds))
     if not json_output:
         Console().print(_table(measured))
@@ -84,11 +86,11 @@ def _tell(comparison: Comparison, results: Sequence[Measurement], errors: Consol
 
 
 def _table(measured: Sequence[Sequence[Measurement]]) -> Table:
-    table = Table(title="Events per second, median of interleaved samples; × is Headwater's rate as a multiple of that system's")
+    table = Table(title="Events per second, median of interleaved samples; ratio is Headwater's rate to that system's")
     for heading in ("benchmark", "conditions", "system"):
         table.add_column(heading)
     table.add_column("per second", justify="right")
-    table.add_column("×", justify="right")
+    table.add_column("ratio", justify="right")
     for results in measured:
         ours = next(result for result in results if result.system == HEADWATER)
         for number, result in enumerate(results):

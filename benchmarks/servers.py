@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Self
@@ -44,11 +44,12 @@ class Servers:
         """Kafka's address."""
         if self._settings.kafka is not None:
             return self._settings.kafka
-        assert self._embedded is not None and self._embedded.kafka is not None, "the benchmark said that it needs Kafka"
+        assert self._embedded is not None
+        assert self._embedded.kafka is not None, "the benchmark said that it needs Kafka"
         return self._embedded.kafka.bootstrap
 
     @asynccontextmanager
-    async def database(self, *, connections_max: int = 4) -> AsyncIterator[Database]:
+    async def database(self, *, connections_max: int = 4) -> AsyncGenerator[Database]:
         """A fresh, migrated database, open; dropped at the end."""
         name = f"{NAME_PREFIX}_{token_hex(6)}"
         administrator = await asyncpg.connect(self._postgres)
@@ -56,7 +57,9 @@ class Servers:
             await _require_durable(administrator)
             await administrator.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
             try:
-                async with Database(urlsplit(self._postgres)._replace(path=f"/{name}").geturl(), connections_max=connections_max) as database:
+                async with Database(
+                    urlsplit(self._postgres)._replace(path=f"/{name}").geturl(), connections_max=connections_max
+                ) as database:
                     async with database.connection() as connection:
                         await apply_migrations(connection)
                     yield database
@@ -66,7 +69,7 @@ class Servers:
             await administrator.close()
 
     @asynccontextmanager
-    async def topics(self, names: Sequence[str]) -> AsyncIterator[None]:
+    async def topics(self, names: Sequence[str]) -> AsyncGenerator[None]:
         """Drop these topics at the end, whoever created them."""
         try:
             yield
@@ -82,7 +85,8 @@ class Servers:
     def _postgres(self) -> str:
         if self._settings.postgres is not None:
             return self._settings.postgres
-        assert self._embedded is not None and self._embedded.postgres is not None
+        assert self._embedded is not None
+        assert self._embedded.postgres is not None
         return self._embedded.postgres.dsn
 
 
@@ -96,4 +100,6 @@ async def _require_durable(connection: asyncpg.Connection[asyncpg.Record]) -> No
     for setting in ("fsync", "synchronous_commit", "full_page_writes"):
         value = await connection.fetchval("SELECT current_setting($1)", setting)
         if value in ("off", "local"):
-            raise UsageError(f"{setting}={value} on this PostgreSQL; benchmarks commit durably: set {setting}=on, or unset HEADWATER_POSTGRES")
+            raise UsageError(
+                f"{setting}={value} on this PostgreSQL; benchmarks commit durably: set {setting}=on, or unset HEADWATER_POSTGRES"
+            )

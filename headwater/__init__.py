@@ -1,13 +1,37 @@
 """Headwater: event sourcing and an event bus, on PostgreSQL and Kafka.
 
-Start at `Service`; `docs/` and `examples/` tell the rest.
+Start at `Service`; `docs/` and `examples/` tell the rest. The names are imported when they are first used: pytest imports this package in every
+project that has it installed, for the fixtures in `headwater.testing`.
 """
 
-from headwater.bus import Context
-from headwater.eventstore import Decider, Decision
-from headwater.messages import ANY, NO_STREAM, STREAM_EXISTS, AppendResult, Event, NewEvent, RecordedEvent
-from headwater.projections import Projection, SqlProjection, on
-from headwater.service import Service
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headwater.bus import Context
+    from headwater.eventstore import Decider, Decision
+    from headwater.messages import ANY, NO_STREAM, STREAM_EXISTS, AppendResult, Event, NewEvent, RecordedEvent
+    from headwater.projections import Projection, SqlProjection, on
+    from headwater.service import Service
+
+_HOMES = {
+    "ANY": "headwater.messages",
+    "NO_STREAM": "headwater.messages",
+    "STREAM_EXISTS": "headwater.messages",
+    "AppendResult": "headwater.messages",
+    "Context": "headwater.bus",
+    "Decider": "headwater.eventstore",
+    "Decision": "headwater.eventstore",
+    "Event": "headwater.messages",
+    "NewEvent": "headwater.messages",
+    "Projection": "headwater.projections",
+    "RecordedEvent": "headwater.messages",
+    "Service": "headwater.service",
+    "SqlProjection": "headwater.projections",
+    "on": "headwater.projections",
+}
 
 __all__ = [
     "ANY",
@@ -25,3 +49,15 @@ __all__ = [
     "SqlProjection",
     "on",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -336,8 +336,9 @@ def check_metadata(event: NewEvent) -> None:
             f"the event type {event.type[:60]!r} must have 1 to {EVENT_TYPE_CHARACTERS_MAX} characters and no control characters"
         )
     size = 0
-    for name, value in event.metadata.items():
-        if not (isinstance(name, str) and isinstance(value, str)):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
+    metadata: Mapping[Any, Any] = event.metadata  # callers without a type checker give anything
+    for name, value in metadata.items():
+        if not (isinstance(name, str) and isinstance(value, str)):
             raise InvalidEvent(f"the metadata of {event.type} has {name!r}: {value!r}; names and values must be text")
         if "\x00" in name or "\x00" in value:
             raise InvalidEvent(f"the metadata of {event.type} has a NUL character in {name!r}; remove it")

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
-from headwater.kafka import Envelope, Partition, event_topic, partition_of
-from headwater.messages import LOG_START, RecordedEvent
-from headwater.outbox import Relay
+from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import TopicPartition
+
+from headwater.eventstore import EventStore, PostgresEventStore
+from headwater.kafka import Envelope, KafkaSettings, Partition, decode_record, event_topic, partition_of
+from headwater.messages import ANY, LOG_START, NewEvent, RecordedEvent
+from headwater.outbox import KafkaRelayBroker, PostgresRelayPositions, Relay, RelayBroker, RelayOptions
+from headwater.postgres import Database
+from headwater.testing.waiting import eventually
 
 
 def faults_of(
@@ -25,7 +32,7 @@ def faults_of(
         have = [envelope.position.global_position for envelope in found.get(partition, [])]
         faults += [f"{partition}: {position} is missing" for position in sorted(set(should) - set(have))]
         faults += [f"{partition}: {position} does not belong here" for position in sorted(set(have) - set(should))]
-        faults += [f"{partition}: {position} is there twice" for position in sorted({p for p in have if have.count(p) > 1})]
+        faults += [f"{partition}: {position} is there twice" for position, times in Counter(have).items() if times > 1]
         if have != sorted(have):
             faults.append(f"{partition}: out of order")
         previous = LOG_START
@@ -50,3 +57,73 @@ async def running(relay: Relay) -> AsyncIterator[Relay]:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+
+
+async def whole_log(store: EventStore) -> list[RecordedEvent]:
+    """Every event."""
+    events: list[RecordedEvent] = []
+    while found := (await store.read_log(after=events[-1].global_position if events else 0)).events:
+        events += found
+    return events
+
+
+async def read_topics(bootstrap: str, topics: Mapping[str, int]) -> dict[Partition, list[Envelope]]:
+    """What a consumer gets from these topics, each with its number of partitions, from the beginning to the end."""
+    partitions = [Partition(topic, number) for topic, count in topics.items() for number in range(count)]
+    found: dict[Partition, list[Envelope]] = {partition: [] for partition in partitions}
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest")
+    await consumer.start()
+    try:
+        keys = [TopicPartition(*partition) for partition in partitions]
+        consumer.assign(keys)
+        ends = await consumer.end_offsets(keys)
+        await consumer.seek_to_beginning(*keys)
+        async with asyncio.timeout(60):
+            while any([await consumer.position(key) < ends[key] for key in keys]):
+                for key, records in (await consumer.getmany(timeout_ms=50)).items():
+                    found[Partition(*key)] += [decode_record(r.key, r.value, list(r.headers), r.timestamp) for r in records]
+    finally:
+        await consumer.stop()
+    return found
+
+
+class RelayOnServers:
+    """Makes relays over real servers, and looks at what they did."""
+
+    def __init__(self, database: Database, store: PostgresEventStore, settings: KafkaSettings, category: str) -> None:
+        self.database, self.store, self.settings, self.category = database, store, settings, category
+        self.positions = PostgresRelayPositions(database)
+        self._count = 0
+
+    def relay(self, options: RelayOptions | None = None, broker: RelayBroker | None = None) -> Relay:
+        return Relay(
+            self.store,
+            broker or KafkaRelayBroker(self.settings),
+            self.positions,
+            event_source="/services/test",
+            options=options or RelayOptions(checkpoint_seconds=0.05, lease_seconds=2),
+        )
+
+    async def append(self, count: int, *, streams: int = 20, category: str | None = None, filler: int = 50) -> None:
+        for first in range(0, count, 200):
+            async with self.database.transaction() as connection:
+                for _ in range(min(200, count - first)):
+                    self._count += 1
+                    event = NewEvent("OrderPlaced", f'{{"number": {self._count}, "filler": "{"x" * filler}"}}')
+                    stream = f"{category or self.category}-{self._count % streams}"
+                    await self.store.append(stream, [event], expected_version=ANY, connection=connection)
+
+    async def relayed_through(self) -> int:
+        return (await self.positions.load("0")).relayed_through.global_position
+
+    async def all_relayed(self, timeout: float = 30) -> None:
+        async def is_done() -> bool:
+            events = await self.store.horizon()
+            return await self.relayed_through() >= events
+
+        await eventually(is_done, timeout)
+
+    async def faults(self) -> list[str]:
+        """What is wrong in the topics of this log; nothing, one hopes."""
+        topics = dict((await self.positions.load("0")).topics)
+        return faults_of(await whole_log(self.store), await read_topics(self.settings.address, topics), topics)

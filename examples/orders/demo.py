@@ -7,12 +7,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from headwater import NO_STREAM, Service
+from headwater.telemetry import configure_logging
 from orders import inventory, orders
 from orders.checks import run_checks, summarize
 from orders.collect import collect
@@ -35,6 +36,7 @@ SETTLE_TIMEOUT_SECONDS: Final = 30.0
 def run(*, order_count: int, json_output: bool) -> int:
     """Run the demo; returns the exit status, 0 only if every check holds."""
     screen = Screen(json_output=json_output)
+    configure_logging(log_level="warning")  # The facts of this process would run through its progress bars.
     folder = Path(tempfile.mkdtemp(prefix="headwater-demo-"))
     try:
         report = asyncio.run(play(order_count, screen, folder))
@@ -61,6 +63,8 @@ async def play(order_count: int, screen: Screen, folder: Path) -> Report:
             performance = Performance(load_orders(order_count), clients, processes, tail)
             with screen.progress(order_count) as bars:
                 seconds = await performance.run(bars)
+            screen.say("rebuilding order_status from the log, while the old one serves")
+            await clients.orders.replay(orders.OrderStatus.projection_name)
             screen.say("checking both logs, every Kafka record and every read model")
             evidence = await collect(clients.orders, clients.inventory, stage.kafka, order_count)
     return Report(summarize(evidence), run_checks(evidence), seconds)
@@ -88,13 +92,14 @@ async def open_clients(stage: Stage) -> AsyncIterator[Clients]:
 @asynccontextmanager
 async def run_services(stage: Stage, folder: Path) -> AsyncIterator[list[ServiceProcess]]:
     """Run both services, each in its own process, as long as the block."""
-    async with AsyncExitStack() as stack:
-        processes: list[ServiceProcess] = []
+    processes: list[ServiceProcess] = []
+    try:
         for target, dsn in (("orders.orders:service", stage.orders_dsn), ("orders.inventory:service", stage.inventory_dsn)):
-            process = await ServiceProcess.start(target, dsn=dsn, kafka=stage.kafka, folder=folder)
-            stack.push_async_callback(process.stop)
-            processes.append(process)
+            processes.append(await ServiceProcess.start(target, dsn=dsn, kafka=stage.kafka, folder=folder))
+        await asyncio.gather(*(process.ready() for process in processes))
         yield processes
+    finally:
+        await asyncio.gather(*(process.stop() for process in processes))
 
 
 class Performance:

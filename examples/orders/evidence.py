@@ -20,6 +20,7 @@ from headwater.postgres import Connection, Database
 
 TOPICS: Final = ("order", "reservation", "stock")
 KAFKA_TIMEOUT_SECONDS: Final = 30.0
+POLL_INTERVAL_SECONDS: Final = 0.02
 
 Position = tuple[int, int]
 """Epoch and position, as Kafka's headers write them: `epoch:position`."""
@@ -160,13 +161,14 @@ async def read_kafka(bootstrap: str) -> tuple[KafkaRecord, ...]:
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest")
     await consumer.start()
     try:
-        present = [topic for topic in TOPICS if topic in await consumer.topics()]
-        partitions = [TopicPartition(topic, number) for topic in present for number in sorted(consumer.partitions_for_topic(topic) or ())]
-        if not partitions:
+        present = sorted(set(TOPICS) & await consumer.topics())
+        if not present:
             return ()
-        consumer.assign(partitions)
+        consumer.subscribe(present)
         async with asyncio.timeout(KAFKA_TIMEOUT_SECONDS):
-            return await _read_to_end(consumer, partitions)
+            while {partition.topic for partition in consumer.assignment()} != set(present):  # noqa: ASYNC110 - aiokafka tells nobody
+                await asyncio.sleep(POLL_INTERVAL_SECONDS)
+            return await _read_to_end(consumer, sorted(consumer.assignment()))
     finally:
         await consumer.stop()
 

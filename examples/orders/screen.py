@@ -60,7 +60,7 @@ class Screen:
 
     def __init__(self, *, json_output: bool) -> None:
         self._json_output = json_output
-        self._out, self._err = Console(), Console(stderr=True)
+        self._out, self._err = Console(), Console(stderr=True, soft_wrap=True)
 
     def say(self, sentence: str) -> None:
         """One line on what happens now."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,7 +27,10 @@ from orders.evidence import TOPICS
 
 EXAMPLES: Final = Path(__file__).resolve().parents[1]
 DATABASE_PREFIX: Final = "headwater_demo_"
+READY_FACT: Final = '"service_running"'
+START_TIMEOUT_SECONDS: Final = 60.0
 STOP_TIMEOUT_SECONDS: Final = 15.0
+POLL_INTERVAL_SECONDS: Final = 0.05
 LOG_LINES_SHOWN: Final = 15
 
 
@@ -107,7 +111,13 @@ class ServiceProcess:
     async def start(cls, target: str, *, dsn: str, kafka: str, folder: Path) -> ServiceProcess:
         """Start it in a session of its own, so that Ctrl-C reaches the demo alone, which then ends its services in good order."""
         log = folder / f"{target.partition(':')[0]}.log"
-        environment = {**os.environ, "HEADWATER_POSTGRES": dsn, "HEADWATER_KAFKA": kafka, "HEADWATER_LOG_FORMAT": "json"}
+        environment = {
+            **os.environ,
+            "HEADWATER_POSTGRES": dsn,
+            "HEADWATER_KAFKA": kafka,
+            "HEADWATER_LOG_FORMAT": "json",
+            "HEADWATER_LOG_LEVEL": "info",
+        }
         with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -120,6 +130,19 @@ class ServiceProcess:
                 start_new_session=True,
             )
         return cls(target, process, log)
+
+    async def ready(self) -> None:
+        """Return once the service says that it runs.
+
+        Raises:
+            DemoFailed: it ended instead, or took too long.
+        """
+        until = time.monotonic() + START_TIMEOUT_SECONDS
+        while READY_FACT not in self.log.read_text(encoding="utf-8", errors="replace"):
+            self.require_running()
+            if time.monotonic() > until:
+                raise DemoFailed(f"the process of {self.target} was not ready within {START_TIMEOUT_SECONDS:.0f} s.\n{self.last_words()}")
+            await asyncio.sleep(POLL_INTERVAL_SECONDS)
 
     def require_running(self) -> None:
         """Raise when it has ended by itself, with its last words."""

@@ -19,7 +19,8 @@ DRAIN_TIMEOUT_SECONDS = 5.0
 
 def stop_with_parent() -> None:
     """Wait for the pipe to close, ask this process to stop, and insist after a while."""
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 1):
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
     threading.Event().wait(DRAIN_TIMEOUT_SECONDS)
     os._exit(1)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from headwater.bus.context import HandlerSurroundings
-from headwater.bus.dead_letters import DeadLetter, unhandled
+from headwater.bus.dead_letters import DeadLetter, message_of, unhandled
 from headwater.bus.handling import MessageHandling
 from headwater.bus.partition_work import Message, PartitionWork
 from headwater.bus.ports import EffectsRefused, EffectStore, EffectTransaction
@@ -171,7 +171,7 @@ class Committing:
                 attempts_max=self._policy.attempts_max,
                 delay_seconds=round(delay, 3),
                 counts=fault.counts,
-                error=f"{type(fault.error).__name__}: {fault.error}",
+                error=f"{type(fault.error).__name__}: {message_of(fault.error)}",
             )
 
     def _letters(self, message: Message, failing: FailingMessage, faults: Sequence[HandlerFault]) -> list[DeadLetter]:

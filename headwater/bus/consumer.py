@@ -10,6 +10,7 @@ from typing import Final, Self
 
 from headwater.bus.committing import ClaimsLost, Committing
 from headwater.bus.context import HandlerSurroundings, PublishesEvents
+from headwater.bus.dead_letters import message_of
 from headwater.bus.kafka import KafkaSource
 from headwater.bus.partition_work import PartitionWork
 from headwater.bus.ports import EffectStore, MessageSource, OffsetOutOfRange
@@ -333,7 +334,7 @@ class Consumer:
         if work is None:
             return PartitionStatus(partition, "lost" if partition in self._lost_until else "claiming", None, None)
         attempts = work.failing.attempts if work.failing is not None else 0
-        error = next((str(f.error) for f in work.failing.failures.values()), None) if work.failing is not None else None
+        error = next((message_of(f.error) for f in work.failing.failures.values()), None) if work.failing is not None else None
         return PartitionStatus(
             partition, work.state.value, work.position.next_offset, work.position.epoch, attempts, reason=work.stop_reason or error
         )

@@ -107,15 +107,16 @@ def _error_fields(error: BaseException) -> dict[str, Any]:
     lines: Sequence[str] = traceback.format_exception(error)
     return {
         "error_type": f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins."),
-        "error_message": _storable(_message(error))[:ERROR_CHARACTERS_MAX],
+        "error_message": message_of(error),
         # The end says what happened.
         "traceback": _storable("".join(lines))[-TRACEBACK_CHARACTERS_MAX:],
     }
 
 
-def _message(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
+    """What the error says, cut to a length that can be kept."""
     try:
-        return str(error)
+        return _storable(str(error))[:ERROR_CHARACTERS_MAX]
     except Exception:  # noqa: BLE001 - somebody's __str__ must not keep a dead letter from being stored
         return "(the error has no readable message)"
 

@@ -42,7 +42,7 @@ class HandlerFault(Exception):
     """A handler failed at one message of a batch; never leaves the room."""
 
     def __init__(self, index: int, handler_name: str, error: BaseException, *, is_permanent: bool = False, counts: bool = True) -> None:
-        super().__init__(f"{handler_name}: {error!r}")
+        super().__init__(f"{handler_name}: {type(error).__name__}")
         self.index, self.handler_name, self.error = index, handler_name, error
         self.is_permanent = is_permanent
         """Trying again is pointless: the data does not fit."""

@@ -10,7 +10,7 @@ from typing import Self
 from urllib.parse import quote
 
 from headwater.clock import SYSTEM_CLOCK, blocking_sleep
-from headwater.embedded.cache import kept_folder, run_folder
+from headwater.embedded.cache import installing, kept_folder, publish, run_folder
 from headwater.embedded.ports import LOOPBACK, free_ports
 from headwater.embedded.postgres_files import SUPERUSER, PostgresFiles, install_postgres, postgres_environment
 from headwater.embedded.process import POLL_INTERVAL_SECONDS, ServerProcess, log_tail, run_to_end
@@ -193,8 +193,10 @@ class EmbeddedPostgres:
         data = folder / "data"
         if kept is None:
             files.make_data_folder(data)
-        elif not data.exists():
-            files.initialize_data_folder(data)
+        else:
+            with installing(data):
+                if not data.exists():
+                    publish(data, files.initialize_data_folder)
         self._launch_where_free(None)
 
     def _launch_where_free(self, port: int | None) -> None:

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headwater.randomness import SeededRandomness
+    from headwater.testing.memory_bus import MemoryEffects, MemorySource, MemoryTopics
+    from headwater.testing.memory_read_models import MemoryReadModels
+    from headwater.testing.memory_service import MemoryService, memory_service
     from headwater.testing.memory_store import MemoryEventStore
     from headwater.testing.postgres import MigratedDatabases
     from headwater.testing.scenario import Scenario, given
@@ -23,15 +26,35 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "FakeClock": "headwater.testing.time",
+    "MemoryEffects": "headwater.testing.memory_bus",
     "MemoryEventStore": "headwater.testing.memory_store",
+    "MemoryReadModels": "headwater.testing.memory_read_models",
+    "MemoryService": "headwater.testing.memory_service",
+    "MemorySource": "headwater.testing.memory_bus",
+    "MemoryTopics": "headwater.testing.memory_bus",
     "MigratedDatabases": "headwater.testing.postgres",
     "Scenario": "headwater.testing.scenario",
     "SeededRandomness": "headwater.randomness",
     "eventually": "headwater.testing.waiting",
     "given": "headwater.testing.scenario",
+    "memory_service": "headwater.testing.memory_service",
 }
 
-__all__ = ["FakeClock", "MemoryEventStore", "MigratedDatabases", "Scenario", "SeededRandomness", "eventually", "given"]
+__all__ = [
+    "FakeClock",
+    "MemoryEffects",
+    "MemoryEventStore",
+    "MemoryReadModels",
+    "MemoryService",
+    "MemorySource",
+    "MemoryTopics",
+    "MigratedDatabases",
+    "Scenario",
+    "SeededRandomness",
+    "eventually",
+    "given",
+    "memory_service",
+]
 
 
 def __getattr__(name: str) -> Any:

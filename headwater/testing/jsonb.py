@@ -52,10 +52,12 @@ def _refuse_constant(name: str) -> NoReturn:
 def _print(value: Any) -> str:
     match value:
         case dict():
-            members = sorted(cast("dict[str, Any]", value).items(), key=lambda member: (len(member[0].encode()), member[0].encode()))
-            return "{" + ", ".join(f"{_print(key)}: {_print(item)}" for key, item in members) + "}"
+            members: dict[str, Any] = value
+            ordered = sorted(members.items(), key=lambda member: (len(member[0].encode()), member[0].encode()))
+            return "{" + ", ".join(f"{_print(key)}: {_print(item)}" for key, item in ordered) + "}"
         case list():
-            return "[" + ", ".join(_print(item) for item in cast("list[Any]", value)) + "]"
+            items: list[Any] = value
+            return "[" + ", ".join(_print(item) for item in items) + "]"
         case Decimal():
             return format(value or value.copy_abs(), "f")
         case str():

@@ -15,7 +15,7 @@ from headwater.messages import Event, RecordedEvent
 from headwater.outbox import Publisher
 from headwater.service import Service
 from headwater.testing.memory_bus import MemoryDeadLetters, MemoryEffects, MemorySource, MemoryTopics
-from headwater.testing.memory_projections import MemoryReadModels
+from headwater.testing.memory_read_models import MemoryReadModels
 from headwater.testing.memory_store import MemoryEventStore
 from headwater.testing.waiting import eventually
 
@@ -42,7 +42,9 @@ class MemoryParts:
 
     @property
     def database(self) -> Any:
-        raise UsageError("a service in memory has no database; test what needs tables of its own on PostgreSQL (fixture headwater_postgres)")
+        raise UsageError(
+            "a service in memory has no database; test what needs tables of its own on PostgreSQL (fixture headwater_postgres)"
+        )
 
 
 class MemoryService:
@@ -83,17 +85,19 @@ class MemoryService:
         """Return once every handler has had every event, those that other handlers appended as well.
 
         Raises:
-            HandlerFailed: a handler gave up on a message since the last call; its own error is the cause. Not with `allow_dead_letters`.
+            HandlerFailed: a handler gave up on a message since the last call; a note has its traceback. Not with `allow_dead_letters`.
             AssertionError: handlers were not done in time.
         """
         await eventually(self._is_settled, timeout_seconds)
         new_letters, self._letters_seen = self.dead_letters[self._letters_seen :], len(self.dead_letters)
         if new_letters and not allow_dead_letters:
             letter = new_letters[0]
-            raise HandlerFailed(
+            failure = HandlerFailed(
                 f"the handler {letter.handler_name} gave up on {letter.event_type} of {letter.stream_name!r}: "
                 f"{letter.error_type}: {letter.error_message}"
             )
+            failure.add_note(letter.traceback)
+            raise failure
 
     async def _is_settled(self) -> bool:
         if self._worker is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
@@ -52,7 +52,7 @@ class MigratedDatabases:
             self._drop(name)
 
     @contextmanager
-    def fresh(self, *, migrated: bool = True) -> Iterator[str]:
+    def fresh(self, *, migrated: bool = True) -> Generator[str]:
         """The address of a database that lives as long as the block."""
         dsn = self.create(migrated=migrated)
         try:

@@ -46,7 +46,7 @@ class Scenario(Generic[Command, State]):
             AssertionError: other events followed, or the command was refused.
         """
         self._told()
-        assert self.outcome is not None, "nothing was decided yet: call when(command) first"
+        assert isinstance(self.outcome, tuple), "nothing was decided yet: call when(command) first"
         assert self.outcome == events, f"expected {_listed(events)}, got {_listed(self.outcome)}"
         return self
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar, cast
+from typing import Final, TypeVar, overload
 
 from headwater.clock import SYSTEM_CLOCK, Clock
 
@@ -15,9 +15,11 @@ POLL_INTERVAL_SECONDS_MAX: Final = 0.1
 Answer = TypeVar("Answer")
 
 
-async def eventually(
-    condition: Callable[[], Awaitable[Answer] | Answer], timeout: float = WAIT_SECONDS_DEFAULT, *, clock: Clock = SYSTEM_CLOCK
-) -> Answer:
+@overload
+async def eventually(condition: Callable[[], Awaitable[Answer]], timeout: float = ..., *, clock: Clock = ...) -> Answer: ...
+@overload
+async def eventually(condition: Callable[[], Answer], timeout: float = ..., *, clock: Clock = ...) -> Answer: ...
+async def eventually(condition: Callable[[], object], timeout: float = WAIT_SECONDS_DEFAULT, *, clock: Clock = SYSTEM_CLOCK) -> object:
     """The first true answer of the condition; asks again with growing pauses.
 
     An `AssertionError` counts as a false answer, so the condition may assert.
@@ -38,9 +40,9 @@ async def eventually(
         try:
             answer = condition()
             if inspect.isawaitable(answer):
-                answer = await cast("Awaitable[Answer]", answer)
+                answer = await answer
             if answer:
-                return cast("Answer", answer)
+                return answer
         except AssertionError as error:
             failure = error
         if clock.monotonic() >= deadline:

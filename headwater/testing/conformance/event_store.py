@@ -109,7 +109,9 @@ class EventStoreConformance:
     # -- what is stored
 
     async def test_event_comes_back_as_it_was_given(self, store: EventStore) -> None:
-        given = NewEvent(type="Anything", data='{"b": 1.50, "aa": ["é€", null, true], "a": 1e2}', metadata={"who": "é", "correlation_id": "c"})
+        given = NewEvent(
+            type="Anything", data='{"b": 1.50, "aa": ["é€", null, true], "a": 1e2}', metadata={"who": "é", "correlation_id": "c"}
+        )
         await store.append(STREAM, [given], expected_version=0)
         (event,) = await _stream(store)
         assert (event.type, event.event_id, event.stream_name, event.category) == ("Anything", given.event_id, STREAM, "conformance")
@@ -193,7 +195,8 @@ class EventStoreConformance:
     async def test_log_comes_in_order_once(self, store: EventStore) -> None:
         for number in range(1, 8):
             await store.append(f"conformance-{number % 3}", [Counted(number=number)], expected_version=ANY)
-        read, after = [], 0
+        read: list[int] = []
+        after = 0
         while (log := await store.read_log(after=after, limit=2)).events:
             assert all(after < event.global_position <= log.horizon for event in log.events)
             read += [json.loads(event.data)["number"] for event in log.events]

@@ -65,7 +65,10 @@ class Committed:
 
 
 def new_events(chance: random.Random) -> list[NewEvent]:
-    return [NewEvent("Happened", '{"n": %d}' % n, event_id=uuid.UUID(int=chance.getrandbits(128), version=4)) for n in range(chance.randint(1, 5))]
+    return [
+        NewEvent("Happened", '{"n": %d}' % n, event_id=uuid.UUID(int=chance.getrandbits(128), version=4))
+        for n in range(chance.randint(1, 5))
+    ]
 
 
 async def append_somewhere(store: PostgresEventStore, connection: asyncpg.Connection, writer: int, chance: random.Random) -> list[NewEvent]:

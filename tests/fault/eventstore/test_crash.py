@@ -81,7 +81,9 @@ async def run_through_crashes(
                 enough = committed.transactions + TRANSACTIONS_BETWEEN_CRASHES, committed.prepared + 2
                 await eventually(lambda enough=enough: committed.transactions >= enough[0] and committed.prepared >= enough[1], timeout=60)
                 await asyncio.to_thread(server.crash_restart)
-            await eventually(lambda enough=committed.transactions + TRANSACTIONS_BETWEEN_CRASHES: committed.transactions >= enough, timeout=60)
+            await eventually(
+                lambda enough=committed.transactions + TRANSACTIONS_BETWEEN_CRASHES: committed.transactions >= enough, timeout=60
+            )
             stop_writing.set()
         await eventually(lambda: none_prepared(dsn), timeout=30)
         sweeper.cancel()
@@ -131,7 +133,8 @@ async def finish_what_was_left(dsn: str, seed: int) -> None:
             with contextlib.suppress(*CONNECTION_LOST):
                 while True:
                     left = await connection.fetch(
-                        "SELECT gid FROM pg_prepared_xacts WHERE prepared < clock_timestamp() - make_interval(secs => $1)", LEFT_BEHIND_SECONDS
+                        "SELECT gid FROM pg_prepared_xacts WHERE prepared < clock_timestamp() - make_interval(secs => $1)",
+                        LEFT_BEHIND_SECONDS,
                     )
                     for row in left:
                         await connection.execute(f"{chance.choice(['COMMIT', 'ROLLBACK'])} PREPARED '{row['gid']}'")

@@ -64,7 +64,12 @@ async def open_transactions(dsn: str):
         async def still_open() -> None:
             for connection in connections:
                 assert connection.is_in_transaction()
-                assert await connection.fetchval("SELECT count(*) FROM pg_stat_activity WHERE pid = pg_backend_pid() AND backend_xid IS NOT NULL") == 1
+                assert (
+                    await connection.fetchval(
+                        "SELECT count(*) FROM pg_stat_activity WHERE pid = pg_backend_pid() AND backend_xid IS NOT NULL"
+                    )
+                    == 1
+                )
 
         yield still_open
         for transaction in transactions:

@@ -11,7 +11,9 @@ class OrderPlaced(Event):
     sku: str = "chai"
 
 
-async def append(store: PostgresEventStore, connection: CallerConnection | None = None, stream_name: str = "order-1", count: int = 1) -> int:
+async def append(
+    store: PostgresEventStore, connection: CallerConnection | None = None, stream_name: str = "order-1", count: int = 1
+) -> int:
     """The position of the last of `count` events appended wherever the stream ends."""
     result = await store.append(stream_name, [OrderPlaced()] * count, expected_version=ANY, connection=connection)
     return result.global_position

@@ -124,9 +124,7 @@ async def test_deadlock_of_two_appenders_is_a_conflict_of_one(store: PostgresEve
             await first_done[1 - mine].wait()
             await store.append(stream_names[1], [OrderPlaced()], expected_version=ANY, connection=connection)
 
-    outcomes = await asyncio.gather(
-        append_both(0, ["order-1", "order-2"]), append_both(1, ["order-2", "order-1"]), return_exceptions=True
-    )
+    outcomes = await asyncio.gather(append_both(0, ["order-1", "order-2"]), append_both(1, ["order-2", "order-1"]), return_exceptions=True)
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["NoneType", "TransactionConflict"]
     assert [await store.stream_version(name) for name in ("order-1", "order-2")] == [2, 2]
 

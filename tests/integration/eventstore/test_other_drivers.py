@@ -129,7 +129,9 @@ async def test_psycopg_learns_of_conflicts_by_sqlstate(store: PostgresEventStore
         (("order-1", -2, ["T"], ["{}"], None, None), "expected"),
     ],
 )
-async def test_function_itself_refuses_bad_input(store: PostgresEventStore, postgres_dsn: str, arguments: tuple[Any, ...], says: str) -> None:
+async def test_function_itself_refuses_bad_input(
+    store: PostgresEventStore, postgres_dsn: str, arguments: tuple[Any, ...], says: str
+) -> None:
     """Whichever driver sends it: what was let in must be possible to relay."""
     statement = "SELECT * FROM headwater.append_events(%s::text, %s::bigint, %s::text[], %s::jsonb[], %s::jsonb[], %s::uuid[])"
     async with await psycopg.AsyncConnection.connect(postgres_dsn) as connection:

@@ -19,7 +19,8 @@ BEGIN
     -- A sequence's value is not undone by ROLLBACK TO SAVEPOINT, and neither is a variable in Python.
     IF (SELECT is_called FROM public.remembered) THEN RETURN; END IF;
     PERFORM nextval('public.remembered');
-    PERFORM pg_advisory_xact_lock_shared((headwater.append_lock_namespace() << 48) | (SELECT last_value - (NOT is_called)::int FROM headwater.global_position_seq));
+    PERFORM pg_advisory_xact_lock_shared((headwater.append_lock_namespace() << 48) | last_value - (NOT is_called)::int)
+       FROM headwater.global_position_seq;
 END $$"""
 READ_ANYWHERE = """
 CREATE OR REPLACE FUNCTION headwater.read_horizon() RETURNS bigint LANGUAGE sql VOLATILE AS $$

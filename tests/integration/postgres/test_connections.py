@@ -47,13 +47,13 @@ async def test_nobody_at_the_address_is_said_without_the_password() -> None:
 
 @pytest.mark.parametrize("dsn", ["nonsense", "mysql://127.0.0.1/db", "postgresql://127.0.0.1:port/db", "postgresql://127.0.0.1:99999/db"])
 async def test_address_that_is_none_says_how_to_write_one(dsn: str) -> None:
-    with pytest.raises((UsageError, StorageUnavailable), match="postgresql://user:password@host:port/database|HEADWATER_POSTGRES"):
+    with pytest.raises((UsageError, StorageUnavailable), match=r"postgresql://user:password@host:port/database|HEADWATER_POSTGRES"):
         await Database(dsn).open()
 
 
 async def test_missing_database_is_said(postgres_server: str) -> None:
     dsn = postgres_server.rsplit("/", 1)[0] + "/there_is_none"
-    with pytest.raises(UsageError, match="there_is_none.*HEADWATER_POSTGRES"):
+    with pytest.raises(UsageError, match=r"there_is_none.*HEADWATER_POSTGRES"):
         await Database(dsn).open()
 
 
@@ -110,6 +110,6 @@ async def test_server_that_went_away_is_said_and_found_again(server: EmbeddedPos
 
 
 async def test_refused_login_is_said(postgres_server: str) -> None:
-    host = postgres_server.split("@")[-1]
+    host = postgres_server.rsplit("@", maxsplit=1)[-1]
     with pytest.raises((StorageError, UsageError), match="HEADWATER_POSTGRES"):
         await Database(f"postgresql://nobody_of_this_name:secret@{host}").open()

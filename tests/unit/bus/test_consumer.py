@@ -362,7 +362,7 @@ async def test_random_rebalances_crashes_and_failures_leave_every_effect_once() 
         world = World(partition_count=4)
 
         @world.subscriptions.on(OrderPlaced)
-        async def reserve(event: OrderPlaced, context: Context, chance: random.Random = chance) -> None:
+        async def reserve(event: OrderPlaced, context: Context, *, chance: random.Random = chance) -> None:
             await context.append(f"stock-{event.sku}", StockReserved(sku=event.sku))
             if chance.random() < 0.05:
                 raise ValueError("now and then")

@@ -88,7 +88,7 @@ async def test_eventually_gives_the_first_true_answer() -> None:
 
 async def test_eventually_says_what_was_last() -> None:
     async def condition() -> bool:
-        assert 1 == 2, "never equal"  # noqa: PLR0133
+        assert 1 == 2, "never equal"
         return True
 
     with pytest.raises(AssertionError, match="never equal"):

@@ -1,0 +1,162 @@
+"""The fence, the producer and the tails on a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import pytest
+import structlog
+
+from headwater.errors import BrokerUnavailable, ConfigurationError, RecordRefused, RelayFenced
+from headwater.kafka import (
+    TOPIC_SETTINGS,
+    Envelope,
+    FencedProducer,
+    KafkaSettings,
+    KafkaTopics,
+    OffsetRange,
+    Partition,
+    encode_envelope,
+    open_reader,
+)
+from headwater.messages import LogPosition, RecordedEvent
+from tests.outbox_support import read_topics
+
+LOG_ID = UUID("6f1c3f5e-0d52-4f53-9a3f-0d4f5a3a9a11")
+
+
+@pytest.fixture
+def settings(kafka_bootstrap: str) -> KafkaSettings:
+    return KafkaSettings.parse(kafka_bootstrap, topic_partitions=2)
+
+
+@pytest.fixture
+async def partitions(settings: KafkaSettings) -> list[Partition]:
+    topic = f"t{uuid4().hex[:12]}"
+    assert await KafkaTopics(settings).ensure([topic]) == {topic: 2}
+    return [Partition(topic, 0), Partition(topic, 1)]
+
+
+async def open_producer(settings: KafkaSettings, partitions: list[Partition]) -> FencedProducer:
+    return await FencedProducer.open(settings, transactional_id=f"test-{partitions[0].topic}", partitions=partitions)
+
+
+async def send(producer: FencedProducer, partition: Partition, *positions: int, filler: int = 10) -> int:
+    batch = producer.new_batch()
+    for position in positions:
+        event = RecordedEvent(position, "order-1", position, "OrderPlaced", f'"{"x" * filler}"', {}, uuid4(), datetime.now(UTC))
+        envelope = Envelope(event, LOG_ID, LogPosition(1, position), LogPosition(1, position - 1))
+        assert batch.append(encode_envelope(envelope, source="/services/test"))
+    return await producer.send(partition, batch)
+
+
+async def positions_in(settings: KafkaSettings, partition: Partition) -> list[int]:
+    found = await read_topics(settings.address, {partition.topic: 2})
+    return [envelope.position.global_position for envelope in found[partition]]
+
+
+async def test_batches_arrive_in_order_at_the_offsets_that_are_returned(settings: KafkaSettings, partitions: list[Partition]) -> None:
+    producer = await open_producer(settings, partitions)
+    assert await asyncio.gather(*(send(producer, partition, 1, 2) for partition in partitions)) == [1, 1]
+    assert [await send(producer, partitions[0], 3), await send(producer, partitions[0], 4, 5)] == [3, 4]
+    assert await positions_in(settings, partitions[0]) == [1, 2, 3, 4, 5]
+    await producer.abandon()
+    await producer.abandon()
+
+
+async def test_a_predecessor_is_refused_from_the_fence_on_and_sends_nothing_more(
+    settings: KafkaSettings, partitions: list[Partition]
+) -> None:
+    first = await open_producer(settings, partitions)
+    await send(first, partitions[0], 1)
+    second = await open_producer(settings, partitions)
+    assert (second.identity.producer_id, second.identity.epoch) == (first.identity.producer_id, first.identity.epoch + 2)
+    with pytest.raises(RelayFenced):
+        await send(first, partitions[0], 2)
+    with pytest.raises(BrokerUnavailable, match="dropped"):
+        await send(first, partitions[1], 2)
+    await send(second, partitions[0], 2)
+    assert await positions_in(settings, partitions[0]) == [1, 2]
+    for producer in (first, second):
+        await producer.abandon()
+
+
+async def test_without_the_marker_a_predecessor_still_gets_in(settings: KafkaSettings, partitions: list[Partition]) -> None:
+    """A newer epoch alone refuses nothing until its holder writes: the reason for the empty aborted transaction."""
+    first = await open_producer(settings, partitions)
+    second = await open_producer(settings, [partitions[1]])
+    await send(first, partitions[0], 1)
+    with pytest.raises(RelayFenced):
+        await send(first, partitions[1], 1)
+    for producer in (first, second):
+        await producer.abandon()
+
+
+async def test_a_refused_batch_is_told_and_nothing_follows_it(settings: KafkaSettings, partitions: list[Partition]) -> None:
+    producer = await open_producer(settings, partitions)
+    with pytest.raises(RecordRefused, match=r"max\.message\.bytes"):
+        await send(producer, partitions[0], 1, filler=3_000_000)
+    with pytest.raises(BrokerUnavailable, match="dropped"):
+        await send(producer, partitions[0], 2)
+    await producer.abandon()
+    assert await positions_in(settings, partitions[0]) == []
+
+
+async def test_a_cancelled_send_ends_the_producer_without_a_trace(settings: KafkaSettings, partitions: list[Partition]) -> None:
+    producer = await open_producer(settings, partitions)
+    sending = [asyncio.create_task(send(producer, partition, 1, filler=500_000)) for partition in partitions]
+    await asyncio.sleep(0)
+    for task in sending:
+        task.cancel()
+    await asyncio.gather(*sending, return_exceptions=True)
+    await producer.abandon()
+    with pytest.raises(BrokerUnavailable):
+        await send(producer, partitions[0], 2)
+
+
+async def test_tails_are_found_below_markers(settings: KafkaSettings, partitions: list[Partition]) -> None:
+    producer = await open_producer(settings, partitions)
+    await send(producer, partitions[0], 1, 2, 3)
+    await producer.abandon()
+    await (await open_producer(settings, partitions)).abandon()
+    async with open_reader(settings) as reader:
+        bounds = await reader.bounds(partitions)
+        assert bounds == {partitions[0]: OffsetRange(0, 5), partitions[1]: OffsetRange(0, 2)}
+        scans = await reader.scan({partitions[0]: OffsetRange(2, 5), partitions[1]: OffsetRange(0, 2)}, LOG_ID)
+        found = scans[partitions[0]]
+        assert found.at_start is not None
+        assert found.last is not None
+        assert (found.at_start.position.global_position, found.last.position.global_position, found.last_offset) == (2, 3, 3)
+        assert scans[partitions[1]].last is None
+        assert (await reader.scan({partitions[0]: OffsetRange(0, 5)}, uuid4()))[partitions[0]].last is None
+
+
+async def test_topics_keep_everything_and_those_that_do_not_are_told(settings: KafkaSettings) -> None:
+    from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+    from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+    kept, risky = f"t{uuid4().hex[:12]}", f"t{uuid4().hex[:12]}"
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.address)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(risky, 1, 1, topic_configs={"retention.ms": "1000", "max.message.bytes": "5000"})])
+        with structlog.testing.capture_logs() as facts:
+            topics = KafkaTopics(settings)
+            assert await topics.ensure([kept, risky]) == {kept: 2, risky: 1}
+            assert await topics.ensure([kept, risky]) == {kept: 2, risky: 1}
+        warnings = [fact for fact in facts if fact["event"] == "topic_would_lose_records"]
+        assert [(fact["topic"], fact["settings"]) for fact in warnings] == [(risky, {"retention.ms": "1000", "max.message.bytes": "5000"})]
+        answer = (await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, kept)]))[0]
+        actual = {entry[0]: entry[1] for entry in answer.resources[0][4]}
+        assert TOPIC_SETTINGS.items() <= actual.items()
+        assert await topics.describe([kept, "never-made"]) == {kept: 2}
+    finally:
+        await admin.close()
+
+
+async def test_a_topic_the_cluster_cannot_have_says_which_setting_to_change(settings: KafkaSettings) -> None:
+    many = KafkaSettings(settings.bootstrap, topic_replication_factor=9)
+    with pytest.raises(ConfigurationError, match="HEADWATER_TOPIC_REPLICATION_FACTOR"):
+        await KafkaTopics(many).ensure([f"t{uuid4().hex[:12]}"])

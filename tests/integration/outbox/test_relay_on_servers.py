@@ -1,0 +1,113 @@
+"""The relay from a real log into a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+from aiokafka.admin import AIOKafkaAdminClient
+
+from headwater.errors import BrokerUnavailable, RelayFenced
+from headwater.eventstore import Checkpoint
+from headwater.kafka import KafkaSettings, Partition
+from headwater.messages import LogPosition
+from headwater.outbox import KafkaRelayBroker, PartitionPosition, RelayOptions
+from headwater.testing.waiting import eventually
+from tests.outbox_support import RelayOnServers, running
+
+
+async def test_everything_in_the_log_gets_to_kafka_once_in_order(servers: RelayOnServers) -> None:
+    await servers.append(3_000)
+    async with running(servers.relay()):
+        await servers.append(500)
+        await servers.append(200, category=f"stock{uuid4().hex[:12]}")
+        await servers.append(100)
+        await servers.all_relayed()
+    assert await servers.faults() == []
+
+
+async def test_large_events_travel(servers: RelayOnServers) -> None:
+    await servers.append(12, filler=1024 * 1024 - 100)
+    async with running(servers.relay()):
+        await servers.all_relayed()
+    assert await servers.faults() == []
+
+
+async def test_a_relay_goes_on_where_the_one_before_was_cut_off(servers: RelayOnServers) -> None:
+    for _ in range(4):
+        async with running(servers.relay(RelayOptions(drain_seconds_max=0.0, lease_seconds=0.5))):
+            await servers.append(400)
+    async with running(servers.relay()):
+        await servers.all_relayed()
+    assert await servers.faults() == []
+
+
+async def test_a_topic_that_was_deleted_is_filled_again(servers: RelayOnServers) -> None:
+    await servers.append(300)
+    async with running(servers.relay()):
+        await servers.all_relayed()
+    admin = AIOKafkaAdminClient(bootstrap_servers=servers.settings.address)
+    await admin.start()
+    await admin.delete_topics([servers.category])
+    await admin.close()
+    await servers.append(10)
+    async with running(servers.relay()):
+        await servers.all_relayed()
+    assert await servers.faults() == []
+
+
+async def test_a_kafka_that_cannot_be_reached_loses_nothing(servers: RelayOnServers) -> None:
+    await servers.append(10)
+    relay = servers.relay(broker=KafkaRelayBroker(KafkaSettings.parse("127.0.0.1:1")))
+    async with running(relay):
+        await eventually(lambda: relay.status().state == "failed")
+        assert BrokerUnavailable.__name__ in str(relay.status().last_error)
+        assert "HEADWATER_KAFKA" in str(relay.status().last_error)
+    async with running(servers.relay()):
+        await servers.all_relayed()
+    assert await servers.faults() == []
+
+
+async def test_leases_are_exclusive_and_terms_only_grow(servers: RelayOnServers) -> None:
+    one, other = uuid4(), uuid4()
+    first = await servers.positions.acquire("0", one, 0.3)
+    assert first is not None
+    assert await servers.positions.acquire("0", other, 10) is None
+    assert await servers.positions.renew(first, 0.05)
+    second = await eventually(lambda: servers.positions.acquire("0", other, 10))
+    assert second.term == first.term + 1
+    assert not await servers.positions.renew(first, 10)
+    await servers.positions.release(first)
+    assert await servers.positions.acquire("0", one, 10) is None
+    await servers.positions.release(second)
+    third = await servers.positions.acquire("0", one, 10)
+    assert third is not None
+    assert third.term == second.term + 1
+
+
+async def test_progress_is_saved_whole_or_not_at_all(servers: RelayOnServers) -> None:
+    lease = await servers.positions.acquire("0", uuid4(), 10)
+    assert lease is not None
+    checkpoint = Checkpoint(1, 5, uuid4())
+    moved = {Partition("order", 1): PartitionPosition(LogPosition(1, 5), 7)}
+    await servers.positions.save(lease, checkpoint, moved)
+    await servers.positions.record_topics({"order": 3})
+    await servers.positions.record_topics({"order": 4})
+    await servers.positions.release(lease)
+    assert await servers.positions.acquire("0", uuid4(), 10) is not None
+    try:
+        await servers.positions.save(lease, Checkpoint(), {Partition("order", 1): PartitionPosition(LogPosition(1, 0), -1)})
+    except RelayFenced:
+        pass
+    else:
+        raise AssertionError("a lease that is over saved progress")
+    progress = await servers.positions.load("0")
+    assert (progress.relayed_through, progress.positions, progress.topics) == (checkpoint, moved, {"order": 3})
+
+
+async def test_a_save_waits_for_nobody_but_the_lease(servers: RelayOnServers) -> None:
+    lease = await servers.positions.acquire("0", uuid4(), 10)
+    assert lease is not None
+    await asyncio.gather(
+        *(servers.positions.save(lease, Checkpoint(), {}) for _ in range(20)), *(servers.positions.renew(lease, 10) for _ in range(20))
+    )
