@@ -28,6 +28,8 @@ METADATA_BYTES_MAX: Final = 16 * 1024
 """The most an event's metadata may take, in bytes of UTF-8, names and values together."""
 EVENTS_PER_APPEND_MAX: Final = 1_000
 """The most events one append may carry."""
+APPEND_CHARACTERS_MAX: Final = 64 * 1024 * 1024
+"""The most characters of JSON one append may carry; PostgreSQL's protocol ends a little below 1 GiB."""
 STREAM_NAME_CHARACTERS_MAX: Final = 500
 """The longest stream name."""
 CATEGORY_CHARACTERS_MAX: Final = 200
@@ -99,6 +101,8 @@ def check_stream_name(stream_name: str) -> str:
     Raises:
         InvalidStreamName: empty, too long, with control characters, or with a category that cannot name a Kafka topic.
     """
+    if not _is_text(stream_name):
+        raise InvalidStreamName(f"a stream name is text, not {type(stream_name).__name__}; name streams 'category-id', like 'order-1'")
     if not stream_name:
         raise InvalidStreamName("a stream name is empty; name streams 'category-id', like 'order-1'")
     if len(stream_name) > STREAM_NAME_CHARACTERS_MAX:
@@ -110,6 +114,11 @@ def check_stream_name(stream_name: str) -> str:
         raise InvalidStreamName(f"the stream name {stream_name!r} has a control character or half a surrogate pair; remove it")
     check_category(category_of(stream_name), owner=f"the stream name {stream_name!r}")
     return stream_name
+
+
+def _is_text(given: object) -> bool:
+    """For callers without a type checker, who give anything."""
+    return isinstance(given, str)
 
 
 def check_category(category: str, *, owner: str) -> str:
@@ -316,7 +325,7 @@ def prepare(events: Iterable[Event | NewEvent], *, stream_name: str) -> list[New
     """
     check_stream_name(stream_name)
     category = category_of(stream_name)
-    prepared = [event if isinstance(event, NewEvent) else NewEvent.of(event) for event in events]
+    prepared = [_as_new_event(event) for event in _several(events)]
     if not 1 <= len(prepared) <= EVENTS_PER_APPEND_MAX:
         raise InvalidEvent(f"an append carries 1 to {EVENTS_PER_APPEND_MAX} events, not {len(prepared)}")
     for event in prepared:
@@ -326,7 +335,27 @@ def prepare(events: Iterable[Event | NewEvent], *, stream_name: str) -> list[New
                 f'never see it. Append it to a stream "{event.category}-…", or say its category: class {event.type}(Event, category="{category}")'
             )
         check_metadata(event)
+    if (characters := sum(len(event.data) for event in prepared)) > APPEND_CHARACTERS_MAX:
+        raise InvalidEvent(
+            f"the append carries {characters:,} characters of JSON; at most {APPEND_CHARACTERS_MAX:,} are allowed: divide it"
+        )
     return prepared
+
+
+def _several(events: object) -> Iterable[object]:
+    """What was given as events, if it is several; a pydantic model can be iterated, too, and would come apart into its fields."""
+    kind = type(events).__name__
+    if isinstance(events, (Event, NewEvent, str, bytes, Mapping)) or not isinstance(events, Iterable):
+        raise UsageError(f"append takes a list of events, not {kind}; write [event]")
+    return cast("Iterable[object]", events)
+
+
+def _as_new_event(event: object) -> NewEvent:
+    if isinstance(event, NewEvent):
+        return event
+    if not isinstance(event, Event):
+        raise UsageError(f"{type(event).__name__} is no event; give instances of Event, or NewEvent(type, data)")
+    return NewEvent.of(event)
 
 
 def check_metadata(event: NewEvent) -> None:

@@ -15,7 +15,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Self, TypeVar, cast, overload
 
 from headwater.bus import Consumer, DeadLetters, HandlerDecorator, Subscriptions
 from headwater.config import Settings, load_settings
@@ -53,7 +53,7 @@ E1 = TypeVar("E1", bound=Event)
 E2 = TypeVar("E2", bound=Event)
 E3 = TypeVar("E3", bound=Event)
 ProjectionT = TypeVar("ProjectionT", bound=Projection)
-AnyProjectionT = TypeVar("AnyProjectionT", bound="type[Projection] | type[SqlProjection]")
+AnyProjectionT = TypeVar("AnyProjectionT", bound="type[Projection | SqlProjection]")
 
 
 class ServiceEvents:
@@ -192,7 +192,12 @@ class Service:
 
     @asynccontextmanager
     async def connect(self) -> AsyncGenerator[Self]:
-        """Open the store alone, to append, publish and read, without running handlers, projections or the relay here."""
+        """Open the store alone, to append, publish and read, without running handlers, projections or the relay here.
+
+        Raises:
+            MigrationNeeded: the database lacks tables; the message says what to run.
+            StorageUnavailable: PostgreSQL does not answer.
+        """
         await self._open(workers=False)
         try:
             yield self
@@ -243,7 +248,7 @@ class Service:
             parts.store, KafkaRelayBroker(parts.kafka), PostgresRelayPositions(parts.database), event_source=f"/services/{self.name}"
         )
         parts.wake_workers.append(relay.wake)
-        workers = [relay.run()]
+        workers: list[Coroutine[Any, Any, None]] = [relay.run()]
         if self.projections:
             runner = ProjectionRunner(parts.database, parts.store, self.events.registry, list(self.projections.values()))
             parts.wake_workers.append(runner.wake)
@@ -394,4 +399,14 @@ async def _supervised(workers: Sequence[Coroutine[Any, Any, None]]) -> AsyncGene
         await asyncio.wait([supervisor])
     if not supervisor.cancelled() and (failure := supervisor.exception()) is not None:
         _log.error("worker_failed", error=str(failure), exc_info=failure)
-        raise failure.exceptions[0] if isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1 else failure
+        raise _only_one(failure)
+
+
+def _only_one(failure: BaseException) -> BaseException:
+    """The failure itself, where a group holds but one."""
+    while isinstance(failure, BaseExceptionGroup):
+        inner = cast("tuple[BaseException, ...]", failure.exceptions)  # pyright: ignore[reportUnknownMemberType] - a group of anything
+        if len(inner) > 1:
+            break
+        failure = inner[0]
+    return failure

@@ -252,7 +252,7 @@ def _rows_amiss(what: str, expected: Mapping[str, Mapping[str, Any]], actual: Ma
 
 
 def _line_amount(line: Mapping[str, Any]) -> Decimal:
-    exact = line["quantity"] * Decimal(line["unit_price"]) * (1 - Decimal(line["discount"]))
+    exact = Decimal(line["quantity"]) * Decimal(line["unit_price"]) * (1 - Decimal(line["discount"]))
     return exact.quantize(Decimal("0.01"), ROUND_HALF_UP)
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from headwater import NO_STREAM, Service
+from headwater.config import redact
+from headwater.errors import UsageError
 from headwater.telemetry import configure_logging
 from orders import inventory, orders
 from orders.checks import run_checks, summarize
@@ -40,23 +42,25 @@ def run(*, order_count: int, json_output: bool) -> int:
     folder = Path(tempfile.mkdtemp(prefix="headwater-demo-"))
     try:
         report = asyncio.run(play(order_count, screen, folder))
-    except DemoFailed:
-        raise  # Its message shows where the services' logs are.
-    except BaseException:
+    except (KeyboardInterrupt, UsageError):
         shutil.rmtree(folder)
         raise
-    screen.show(report)
-    if report.ok:
-        shutil.rmtree(folder)
-    else:
+    except Exception:
         screen.say(f"the services' logs are in {folder}")
-    return 0 if report.ok else 1
+        raise
+    screen.show(report)
+    if not report.ok:
+        screen.say(f"the services' logs are in {folder}")
+        return 1
+    shutil.rmtree(folder)
+    return 0
 
 
 async def play(order_count: int, screen: Screen, folder: Path) -> Report:
     """Place the orders, see them answered, and judge what is left behind."""
     screen.say("starting PostgreSQL and Kafka")
     async with open_stage() as stage, open_clients(stage) as clients:
+        screen.say(f"new databases {redact(stage.orders_dsn)} and {redact(stage.inventory_dsn)}, Kafka at {stage.kafka}")
         await inventory.count_stock(clients.inventory.store, load_products())
         screen.say("starting the services orders and inventory: a process and a database each, Kafka between them")
         async with run_services(stage, folder) as processes, KafkaTail(stage.kafka) as tail:
@@ -105,9 +109,17 @@ async def run_services(stage: Stage, folder: Path) -> AsyncIterator[list[Service
 class Performance:
     """One run of the orders, from the first placed to the last answered, with an eye on everything."""
 
-    def __init__(self, to_place: Sequence[OrderPlaced], clients: Clients, processes: Sequence[ServiceProcess], tail: KafkaTail) -> None:
+    def __init__(
+        self,
+        to_place: Sequence[OrderPlaced],
+        clients: Clients,
+        processes: Sequence[ServiceProcess],
+        tail: KafkaTail,
+        *,
+        deadline_seconds: float | None = None,
+    ) -> None:
         self._to_place, self._clients, self._processes, self._tail = to_place, clients, processes, tail
-        self._deadline_seconds = DEADLINE_SECONDS + DEADLINE_SECONDS_PER_ORDER * len(to_place)
+        self._deadline_seconds = deadline_seconds or DEADLINE_SECONDS + DEADLINE_SECONDS_PER_ORDER * len(to_place)
 
     async def run(self, bars: LiveCounts) -> float:
         """Return the seconds it took once every order is answered and both logs are in Kafka.
@@ -137,9 +149,7 @@ class Performance:
             for order in waiting:
                 await self._clients.orders.store.append(orders.stream_of(order.order_id), [order], expected_version=NO_STREAM)
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(PLACERS):
-                group.create_task(place())
+        await asyncio.gather(*(place() for _ in range(PLACERS)))
 
     async def _settle(self, bars: LiveCounts) -> None:
         """Wait for the relays; if they never get there, the checks say which events are missing."""

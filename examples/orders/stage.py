@@ -55,11 +55,11 @@ class Stage:
 async def open_stage() -> AsyncIterator[Stage]:
     """Embedded servers, or those that HEADWATER_POSTGRES and HEADWATER_KAFKA name, with a fresh, migrated database for each service."""
     settings = load_settings()
+    if settings.kafka is not None:
+        await _refuse_used_topics(settings.kafka)
     async with EmbeddedServers(postgres=settings.postgres is None, kafka=settings.kafka is None) as servers:
         server_dsn = settings.postgres or (servers.postgres.dsn if servers.postgres else "")
         kafka = settings.kafka or (servers.kafka.bootstrap if servers.kafka else "")
-        if settings.kafka is not None:
-            await _refuse_used_topics(kafka)
         orders_dsn, inventory_dsn = [await _fresh_database(server_dsn, name) for name in ("orders", "inventory")]
         yield Stage(orders_dsn, inventory_dsn, kafka)
 

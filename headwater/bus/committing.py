@@ -147,8 +147,9 @@ class Committing:
             except HandlerFault as fault:
                 # The fault of undecodable data names the first handler; here each gets its own.
                 fault.handler_name = handler.name
+                fault.ends_transaction = not _is_open(transaction)
                 faults.append(fault)
-                if not fault.counts:
+                if fault.ends_transaction or not fault.counts:
                     break
         return faults
 
@@ -181,6 +182,11 @@ class Committing:
             _NotSettled: it is to be tried again.
         """
         is_last = failing.attempts >= self._policy.attempts_max
+        if is_last and (spoilers := {fault.handler_name for fault in faults if fault.ends_transaction}):
+            # The other handlers have yet to be heard, in a transaction without these.
+            failing.given_up |= spoilers
+            failing.due_at = self._surroundings.clock.monotonic()
+            raise _NotSettled
         if any(not fault.counts or not (is_last or fault.is_permanent) for fault in faults):
             raise _NotSettled
         names = {fault.handler_name for fault in faults} | failing.given_up
@@ -201,6 +207,14 @@ class Committing:
         if failing.attempts >= self._policy.attempts_max:
             failing.given_up.update(suspects)
             failing.due_at = self._surroundings.clock.monotonic()
+
+
+def _is_open(transaction: EffectTransaction) -> bool:
+    try:
+        transaction.require_open()
+    except EffectsRefused:
+        return False
+    return True
 
 
 def _facts(message: Message) -> dict[str, object]:

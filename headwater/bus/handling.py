@@ -116,6 +116,7 @@ class MessageHandling:
                     await handler.function(event, context)
                 finally:
                     context.close()
+                transaction.require_open()
             else:
                 await handler.function(event)
         except asyncio.CancelledError as error:

@@ -118,6 +118,14 @@ class EffectTransaction(Protocol):
         """What a handler's exception means: StorageUnavailable or TransactionConflict where the database is at fault, else itself."""
         ...
 
+    def require_open(self) -> None:
+        """Make sure, cheaply, that a handler left the transaction open.
+
+        Raises:
+            EffectsRefused: it did not.
+        """
+        ...
+
     async def bury(self, letters: Sequence[DeadLetter]) -> None:
         """Keep dead letters."""
         ...

@@ -38,11 +38,13 @@ CLAIM_WAIT_SECONDS_MAX: Final = 5.0
 """How long a claim waits for another member's commit before it is tried anew."""
 LIST_SIZE_DEFAULT: Final = 100
 
-_ABORTED: Final = "25P02"
+_BAD_TRANSACTION: Final = ("25P01", "25P02")
+"""There is none any more, or it is aborted."""
 _INTEGRITY: Final = "23"
 _SERVER_TROUBLE: Final = ("53", "57P", "58", "25006", "25P03", "XX", "F0")
 """Out of resources, shutting down, its own files, read only after a failover, idle too long, its own faults."""
 _LOCK_WAIT: Final = "55P03"
+_DRIVER_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 class PostgresTransaction:
@@ -50,6 +52,8 @@ class PostgresTransaction:
 
     def __init__(self, connection: Connection, store: EventStore) -> None:
         self._connection, self._store = connection, store
+        self.is_unusable = False
+        """The driver refuses to go on, because something that a handler began is still under way."""
 
     @property
     def connection(self) -> Connection:
@@ -74,18 +78,18 @@ class PostgresTransaction:
     @asynccontextmanager
     async def savepoint(self) -> AsyncGenerator[None]:
         """Undo what happens inside when it raises; see `EffectTransaction.savepoint`."""
-        with _machinery():
+        with self._machinery():
             await self._connection.execute(_BEGIN_HANDLER)
         try:
             yield
-            with _machinery():
-                self._require_transaction()
+            with self._machinery():
+                self.require_open()
                 await self._connection.execute(_CHECK_CONSTRAINTS)
                 await self._connection.execute(_DEFER_CONSTRAINTS)
                 await self._connection.execute(_KEEP_HANDLER)
         except Exception:
-            if self._connection.is_in_transaction():
-                with _machinery():
+            if not self.is_unusable and self._connection.is_in_transaction():
+                with self._machinery():
                     await self._connection.execute(_UNDO_HANDLER)
             raise
 
@@ -93,24 +97,31 @@ class PostgresTransaction:
         """What a handler's exception means; see `EffectTransaction.interpret`."""
         if isinstance(error, HeadwaterError):
             return error
-        if isinstance(error, (asyncpg.PostgresError, asyncpg.InterfaceError)):
+        if isinstance(error, _DRIVER_ERRORS):
             translated = _translated(error)
             return translated if isinstance(translated, (StorageUnavailable, TransactionConflict)) else error
         if self._connection.is_closed():
             return StorageUnavailable(f"the connection to PostgreSQL was lost while a handler worked ({error!r})")
         return error
 
+    def require_open(self) -> None:
+        """Make sure that a handler left the transaction open."""
+        if self.is_unusable:
+            raise EffectsRefused("a handler left a statement running on context.connection; await everything that is started on it")
+        if not self._connection.is_closed() and not self._connection.is_in_transaction():
+            raise EffectsRefused("a handler ended the transaction; it must neither commit nor roll back context.connection")
+
     async def bury(self, letters: Sequence[DeadLetter]) -> None:
         """Keep dead letters."""
         if letters:
-            with _machinery():
+            with self._machinery():
                 await self._connection.executemany(_INSERT_DEAD_LETTER, [_letter_row(letter) for letter in letters])
 
     async def advance(self, group: str, moves: Sequence[Move]) -> frozenset[Partition]:
         """Move each row that is still ours; see `EffectTransaction.advance`."""
         after = [move.after for move in moves]
-        with _machinery():
-            self._require_transaction()
+        with self._machinery():
+            self.require_open()
             rows = await self._connection.fetch(
                 _ADVANCE_POSITIONS,
                 group,
@@ -127,9 +138,14 @@ class PostgresTransaction:
         moved = {Partition(row["topic"], row["partition"]) for row in rows}
         return frozenset(position.partition for position in after) - moved
 
-    def _require_transaction(self) -> None:
-        if not self._connection.is_closed() and not self._connection.is_in_transaction():
-            raise EffectsRefused("a handler ended the transaction; it must neither commit nor roll back context.connection")
+    @contextmanager
+    def _machinery(self) -> Generator[None]:
+        try:
+            with _machinery():
+                yield
+        except HeadwaterError as error:
+            self.is_unusable = self.is_unusable or isinstance(error.__cause__, asyncpg.InterfaceError)
+            raise
 
 
 class PostgresEffects:
@@ -159,9 +175,24 @@ class PostgresEffects:
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[PostgresTransaction]:
         """Commits at the end of the block; see `EffectStore.transaction`."""
-        with _machinery():
-            async with self._database.transaction() as connection:
-                yield PostgresTransaction(connection, self._store)
+        failure: Exception | None = None
+        try:
+            with _machinery():
+                async with self._database.transaction() as connection:
+                    transaction = PostgresTransaction(connection, self._store)
+                    try:
+                        yield transaction
+                    except Exception as error:
+                        if transaction.is_unusable:
+                            # It cannot even be rolled back; the server does that when the connection goes.
+                            failure = error
+                            connection.terminate()
+                        raise
+        except Exception:
+            # Rolling back a connection that is gone fails, too; what matters is why it went.
+            if failure is not None:
+                raise failure from failure.__cause__
+            raise
 
 
 class DeadLetters:
@@ -203,7 +234,7 @@ def _machinery() -> Generator[None]:
     """Around statements that are ours, not a handler's: whatever fails is the handlers' doing or the server's, and says which."""
     try:
         yield
-    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except _DRIVER_ERRORS as error:
         raise _translated(error) from error
 
 
@@ -216,7 +247,7 @@ def _translated(error: Exception) -> HeadwaterError:
         return translated
     except asyncpg.PostgresError as same:
         sqlstate: str = same.sqlstate or ""
-        if sqlstate == _ABORTED:
+        if sqlstate in _BAD_TRANSACTION:
             return EffectsRefused(
                 "a handler passed over a database error and left the transaction aborted; let the error out, or use a savepoint"
             )
@@ -227,6 +258,9 @@ def _translated(error: Exception) -> HeadwaterError:
         if sqlstate.startswith(_SERVER_TROUBLE):
             return StorageUnavailable(f"PostgreSQL cannot do it now ({same}); repeat the transaction")
         return StorageError(f"PostgreSQL refused: {type(same).__name__}: {same}")
+    except asyncpg.InternalClientError as same:
+        # asyncpg stumbles when the server ends a connection in the moment in which it is given back to the pool, after the commit.
+        return StorageUnavailable(f"the connection to PostgreSQL broke ({same}); whether the transaction was committed is unknown")
     except Exception as same:  # noqa: BLE001 - the driver's own trouble, such as a connection that a handler still uses
         return EffectsRefused(f"the connection cannot be used: {same}; a handler must await everything that it starts on it")
 

@@ -48,6 +48,8 @@ class HandlerFault(Exception):
         """Trying again is pointless: the data does not fit."""
         self.counts = counts
         """False where the message is not to blame (a deadlock, a database away)."""
+        self.ends_transaction = False
+        """Nothing more can be done in this transaction."""
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -65,17 +66,23 @@ def encode_envelope(envelope: Envelope, *, source: str) -> Record:
         _SPEC_VERSION_HEADER,
         (EVENT_ID, str(event.event_id).encode()),
         (EVENT_TYPE, event.type.encode()),
-        (SOURCE, source.encode()),
+        _constant_header(SOURCE, source),
         (RECORDED_AT, event.recorded_at.isoformat().encode()),
         (STREAM_NAME, key),
         _JSON_HEADER,
-        (LOG_ID, str(envelope.log_id).encode()),
+        _constant_header(LOG_ID, envelope.log_id),
         (POSITION, b"%d:%d" % envelope.position),
         (PREVIOUS, b"%d:%d" % envelope.previous),
         (VERSION, b"%d" % event.version),
     ]
     headers += [(name if name in _PLAIN_METADATA else METADATA_PREFIX + name, value.encode()) for name, value in event.metadata.items()]
     return key, event.data.encode(), headers, int(event.recorded_at.timestamp() * 1000)
+
+
+@lru_cache(maxsize=64)
+def _constant_header(name: str, value: str | UUID) -> Header:
+    """A header that is the same in record after record."""
+    return name, str(value).encode()
 
 
 def decode_record(key: bytes | None, value: bytes | None, headers: Sequence[Header], timestamp_ms: int) -> Envelope:

@@ -31,6 +31,15 @@ TOPIC_SETTINGS: Final[Mapping[str, str]] = {
 ENSURE_SECONDS_MAX: Final = 30.0
 """How long making topics may take until every partition has a leader."""
 _POLL_SECONDS: Final = 0.02
+_REFUSED: Final = frozenset(
+    {
+        kafka.InvalidTopicError.errno,  # also a name that differs from another's only in dots and underscores
+        kafka.InvalidPartitionsError.errno,
+        kafka.InvalidReplicationFactorError.errno,
+        kafka.InvalidConfigurationError.errno,
+        kafka.PolicyViolationError.errno,
+    }
+)
 
 _log = logger("kafka")
 
@@ -86,7 +95,7 @@ class KafkaTopics:
             if code in (0, kafka.TopicAlreadyExistsError.errno):
                 self._inspected.add(name)
                 _log.info("topic_created", topic=name, partition_count=settings.topic_partitions)
-            elif code in (kafka.InvalidReplicationFactorError.errno, kafka.InvalidPartitionsError.errno, kafka.PolicyViolationError.errno):
+            elif code in _REFUSED:
                 raise ConfigurationError(
                     f"Kafka refuses the topic {name!r} with {settings.topic_partitions} partitions and replication factor "
                     f"{settings.topic_replication_factor}: {next(iter(rest), '')}; change HEADWATER_TOPIC_PARTITIONS or "

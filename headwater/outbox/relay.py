@@ -96,10 +96,12 @@ class Relay:
         finally:
             self._stopping.set()
             self._doorbell.ring()
-            done, _ = await asyncio.wait({worker}, timeout=self._options.drain_seconds_max)
-            if not done:
+            try:
+                await asyncio.wait({worker}, timeout=self._options.drain_seconds_max)
+            finally:
+                # Not done in time, or cancelled again: drop everything.
                 worker.cancel()
-                await asyncio.wait({worker})
+                await asyncio.gather(worker, return_exceptions=True)
             self._state, self._term = "ended", None
 
     async def _work(self) -> None:
@@ -167,14 +169,11 @@ class Relay:
         self._failed_at = now
         seconds = self._randomness.uniform(BACK_OFF_SECONDS_MIN, max(BACK_OFF_SECONDS_MIN, self._back_off_seconds))
         self._back_off_seconds = min(self._back_off_seconds * 2, BACK_OFF_SECONDS_MAX)
-        tell = _log.error if is_alarm else _log.warning
-        tell(
-            "relay_stopped",
-            error=type(error).__name__,
-            reason=str(error),
-            retry_in_seconds=round(seconds, 3),
-            exc_info=not isinstance(error, HeadwaterError),
-        )
+        facts = {"error": type(error).__name__, "reason": str(error), "retry_in_seconds": round(seconds, 3)}
+        if is_alarm:
+            _log.error("relay_stopped", **facts, exc_info=not isinstance(error, HeadwaterError))
+        else:
+            _log.warning("relay_interrupted", **facts)
         await self._pause(seconds)
 
     async def _pause(self, seconds: float) -> None:

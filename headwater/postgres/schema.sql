@@ -237,6 +237,60 @@ BEGIN
 END
 $$;
 
+CREATE TABLE headwater.consumer_positions (
+    group_name text NOT NULL COLLATE pg_catalog."C",
+    topic text NOT NULL COLLATE pg_catalog."C",
+    partition integer NOT NULL,
+    epoch bigint DEFAULT 1 NOT NULL,
+    next_offset bigint DEFAULT 0 NOT NULL,
+    marks jsonb DEFAULT '{}'::jsonb NOT NULL,
+    last_offset bigint,
+    last_log_id uuid,
+    last_position text,
+    claimed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT consumer_positions_epoch_positive CHECK ((epoch > 0)),
+    CONSTRAINT consumer_positions_last_whole CHECK ((num_nulls(last_offset, last_log_id, last_position) = ANY (ARRAY[0, 3]))),
+    CONSTRAINT consumer_positions_next_offset_range CHECK (((next_offset >= 0) AND ((last_offset IS NULL) OR (last_offset < next_offset))))
+)
+WITH (fillfactor='50');
+
+CREATE TABLE headwater.dead_letters (
+    dead_letter_id bigint NOT NULL,
+    group_name text NOT NULL COLLATE pg_catalog."C",
+    handler_name text,
+    topic text NOT NULL COLLATE pg_catalog."C",
+    partition integer NOT NULL,
+    record_offset bigint NOT NULL,
+    log_id uuid,
+    log_position text,
+    event_id uuid,
+    stream_name text,
+    version bigint,
+    event_type text,
+    data text,
+    metadata jsonb,
+    recorded_at timestamp with time zone,
+    raw jsonb,
+    error_type text NOT NULL,
+    error_message text NOT NULL,
+    traceback text NOT NULL,
+    attempts integer NOT NULL,
+    first_failed_at timestamp with time zone NOT NULL,
+    last_failed_at timestamp with time zone NOT NULL,
+    stored_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT dead_letters_content_kept CHECK (((data IS NOT NULL) OR (raw IS NOT NULL)))
+);
+
+ALTER TABLE headwater.dead_letters ALTER COLUMN dead_letter_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME headwater.dead_letters_dead_letter_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE headwater.events (
     global_position bigint NOT NULL,
     stream_id bigint NOT NULL,
@@ -345,6 +399,12 @@ ALTER TABLE headwater.streams ALTER COLUMN stream_id ADD GENERATED ALWAYS AS IDE
     CACHE 1
 );
 
+ALTER TABLE ONLY headwater.consumer_positions
+    ADD CONSTRAINT consumer_positions_pkey PRIMARY KEY (group_name, topic, partition);
+
+ALTER TABLE ONLY headwater.dead_letters
+    ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (dead_letter_id);
+
 ALTER TABLE ONLY headwater.events
     ADD CONSTRAINT events_event_id_key UNIQUE (event_id);
 
@@ -380,3 +440,5 @@ ALTER TABLE ONLY headwater.streams
 
 ALTER TABLE ONLY headwater.streams
     ADD CONSTRAINT streams_stream_name_key UNIQUE (stream_name);
+
+CREATE INDEX dead_letters_group_name_idx ON headwater.dead_letters USING btree (group_name, dead_letter_id);

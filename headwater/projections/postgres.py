@@ -44,6 +44,7 @@ _HAS_APPENDED = sql_file(_PACKAGE, "has_appended")
 _LIST_TABLES = sql_file(_PACKAGE, "list_tables")
 _COMPARE_TABLES = sql_file(_PACKAGE, "compare_tables")
 _COUNT_ROWS = sql_file(_PACKAGE, "count_rows")
+_LOCK_REGISTRATION = sql_file(_PACKAGE, "lock_registration")
 _BEGIN_READING = sql_file(_PACKAGE, "begin_reading")
 
 OLD: Final = "old"
@@ -69,7 +70,7 @@ async def register(connection: Connection, definition: ProjectionDefinition, rol
     for is_locked in (False, True):
         # The look without the lock is for every start but the first; the second look is for who waited for another's first start.
         if is_locked:
-            await connection.execute(_UNPIN_VERSION, definition.name)
+            await connection.execute(_LOCK_REGISTRATION, definition.name)
         version = await read_version(connection, definition.name, role)
         if version is not None and await schema_identity(connection, schema) is not None:
             return version

@@ -31,6 +31,9 @@ from headwater.telemetry import logger
 
 REBUILD_BATCH_SIZE: Final = 5_000
 """Events read, and applied in one transaction, at once."""
+CLAIM_ATTEMPTS_MAX: Final = 10
+CLAIM_PAUSE_SECONDS: Final = 0.1
+"""The server takes a moment to notice that a killed process no longer claims the rebuild."""
 SWITCH_LOCK_TIMEOUT_MILLISECONDS: Final = 500
 """How long the switch waits for readers and runners before it lets them go first; new readers wait behind it as long."""
 SWITCH_ATTEMPTS_MAX: Final = 60
@@ -89,11 +92,7 @@ class _Rebuild:
         self._log = _log.bind(projection=definition.name)
 
     async def run(self) -> RebuildProgress:
-        connection = await self._session.connection()
-        if not await claim_rebuild(connection, self._definition.name):
-            raise RebuildRunning(
-                f"another process rebuilds the projection {self._definition.name} now; wait for it to finish, or stop it and repeat this: it resumes"
-            )
+        await self._claim()
         identity = await self._store.identity()
         version = await self._prepare()
         self._done_before = version.event_count
@@ -115,6 +114,16 @@ class _Rebuild:
         await self._drop_old()
         self._log.info("projection_rebuilt", position=version.checkpoint.global_position, event_count=version.event_count)
         return self._report(version, version.checkpoint.global_position, done=True)
+
+    async def _claim(self) -> None:
+        connection = await self._session.connection()
+        for _ in range(CLAIM_ATTEMPTS_MAX):
+            if await claim_rebuild(connection, self._definition.name):
+                return
+            await self._clock.sleep(CLAIM_PAUSE_SECONDS)
+        raise RebuildRunning(
+            f"another process rebuilds the projection {self._definition.name} now; wait for it to finish, or stop it and repeat this: it resumes"
+        )
 
     # -- filling ------------------------------------------------------------------------------------------------------
 
@@ -190,10 +199,13 @@ class _Rebuild:
                 raise RebuildRunning(
                     f"the projection {self._definition.name} was removed or rebuilt by another process meanwhile; this rebuild ends"
                 )
-            while (read := await self._store.read_log(after=version.checkpoint.global_position, limit=REBUILD_BATCH_SIZE)).events:
+            # Up to the old mark, not to the log's end: writers may be faster than the projection is.
+            while _mark(version) < _mark(live):
+                read = await self._store.read_log(after=version.checkpoint.global_position, limit=REBUILD_BATCH_SIZE)
+                if not read.events:
+                    await self._allow_step_back(live)
+                    break
                 version = await self._apply_on(connection, read, identity)
-            if _mark(version) < _mark(live):
-                await self._allow_step_back(live)
             await switch_version(connection, self._definition)
         return version
 

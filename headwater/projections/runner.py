@@ -148,7 +148,7 @@ class _Worker:
                     await self._advance(self._version)
                 pause = RETRY_PAUSE_SECONDS_MIN
             except OutdatedPlan:
-                # asyncpg has dropped its plans; the transaction is repeated with new ones.
+                # Tables were altered by hand. asyncpg has dropped its plans; the transaction is repeated with new ones.
                 continue
             except HeadwaterError as error:
                 if not isinstance(error, StorageError) and not error.retryable:
@@ -257,9 +257,6 @@ class _Worker:
                 return True
             if not self._fits(found):
                 return True
-            if found.generation != version.generation and self._own is not None:
-                # Tables were replaced: parameters of statements prepared for the old ones may have other types now.
-                await connection.reload_schema_state()
             self._version, self._generation = found, found.generation
             if found.checkpoint != version.checkpoint:
                 return True

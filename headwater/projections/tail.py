@@ -68,6 +68,8 @@ class LogTail:
                 if read_after == after and (len(latest.events) == BATCH_SIZE or latest.horizon == self._horizon):
                     return latest
             found = await self._store.read_log(after=after, limit=limit)
+            if found.horizon != self._horizon:
+                await self._set(found.horizon)
             if limit == BATCH_SIZE:
                 self._latest = (after, found)
             return found

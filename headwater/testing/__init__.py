@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headwater.randomness import SeededRandomness
     from headwater.testing.memory_bus import MemoryEffects, MemorySource, MemoryTopics
-    from headwater.testing.memory_read_models import MemoryReadModels
+    from headwater.testing.memory_projections import MemoryReadModels
     from headwater.testing.memory_service import MemoryService, memory_service
     from headwater.testing.memory_store import MemoryEventStore
     from headwater.testing.postgres import MigratedDatabases
@@ -28,7 +28,7 @@ _HOMES = {
     "FakeClock": "headwater.testing.time",
     "MemoryEffects": "headwater.testing.memory_bus",
     "MemoryEventStore": "headwater.testing.memory_store",
-    "MemoryReadModels": "headwater.testing.memory_read_models",
+    "MemoryReadModels": "headwater.testing.memory_projections",
     "MemoryService": "headwater.testing.memory_service",
     "MemorySource": "headwater.testing.memory_bus",
     "MemoryTopics": "headwater.testing.memory_bus",

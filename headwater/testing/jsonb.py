@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final, NoReturn, cast
+from typing import Final, NoReturn, cast
 
 from headwater.errors import InvalidEvent
 
@@ -49,14 +49,14 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 
 
-def _print(value: Any) -> str:
+def _print(value: object) -> str:
     match value:
         case dict():
-            members: dict[str, Any] = value
+            members = cast("dict[str, object]", value)
             ordered = sorted(members.items(), key=lambda member: (len(member[0].encode()), member[0].encode()))
             return "{" + ", ".join(f"{_print(key)}: {_print(item)}" for key, item in ordered) + "}"
         case list():
-            items: list[Any] = value
+            items = cast("list[object]", value)
             return "[" + ", ".join(_print(item) for item in items) + "]"
         case Decimal():
             return format(value or value.copy_abs(), "f")

@@ -73,6 +73,8 @@ class MemoryTopics:
         self._store, self.partition_count = store, partition_count
         self._held: dict[Partition, _HeldPartition] = {}
         self._checkpoint = 0
+        self._turn = asyncio.Lock()
+        """Several sources share the topics; two that relay at once would put an event in twice."""
         self.is_reachable = True
         """Set it to False to take the broker away."""
 
@@ -84,9 +86,13 @@ class MemoryTopics:
         """Put what is new in the log into the topics; returns how many events that were."""
         if self._store is None:
             return 0
-        identity = await self._store.identity()
+        async with self._turn:
+            return await self._relay_from(self._store)
+
+    async def _relay_from(self, store: EventStore) -> int:
+        identity = await store.identity()
         count = 0
-        while events := (await self._store.read_log(after=self._checkpoint)).events:
+        while events := (await store.read_log(after=self._checkpoint)).events:
             for event in events:
                 partition = Partition(event_topic(event), partition_of(event.stream_name.encode(), self.partition_count))
                 held = self._hold(partition)
@@ -297,6 +303,9 @@ class MemoryTransaction:
 
     def interpret(self, error: Exception) -> Exception:
         return error
+
+    def require_open(self) -> None:
+        """Nothing in memory can end it."""
 
     async def bury(self, letters: Sequence[DeadLetter]) -> None:
         self._letters.extend(letters)

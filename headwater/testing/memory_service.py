@@ -15,7 +15,7 @@ from headwater.messages import Event, RecordedEvent
 from headwater.outbox import Publisher
 from headwater.service import Service
 from headwater.testing.memory_bus import MemoryDeadLetters, MemoryEffects, MemorySource, MemoryTopics
-from headwater.testing.memory_read_models import MemoryReadModels
+from headwater.testing.memory_projections import MemoryReadModels
 from headwater.testing.memory_store import MemoryEventStore
 from headwater.testing.waiting import eventually
 
@@ -140,7 +140,7 @@ class MemoryService:
 
 @asynccontextmanager
 async def memory_service(service: Service, *, clock: Clock = SYSTEM_CLOCK) -> AsyncGenerator[MemoryService]:
-    """Open the service in memory: `async with memory_service(service) as memory`.
+    """The service, open in memory: its store, its running handlers, its read models.
 
     Inside, the service works as ever, and its handlers run as they do beside Kafka: in batches, in order per stream, with retries and dead letters,
     effects and appends together or not at all. `await memory.settle()` waits until they are done.

@@ -37,10 +37,8 @@ class MigratedDatabases:
     def create(self, *, migrated: bool = True, copy_of: str | None = None) -> str:
         """The address of a fresh database; an empty one where the schema is not wanted, or a copy of one that nobody is connected to."""
         name = f"{NAME_PREFIX}{token_hex(6)}"
-        if copy_of is not None:
-            template = _name_in(copy_of)
-        else:
-            template = self._ensure_template() if migrated else "template0"
+        fresh = self._ensure_template() if migrated and copy_of is None else "template0"
+        template = fresh if copy_of is None else _name_in(copy_of)
         self._administer(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         self._made.add(name)
         return database_dsn(self._server_dsn, name)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 from uuid import UUID
 
 from headwater.errors import DuplicateEvent, HeadwaterError, InvalidEvent, InvalidStreamName, UsageError
 from headwater.messages import EVENT_BYTES_MAX, EVENTS_PER_APPEND_MAX, METADATA_BYTES_MAX, Event, NewEvent
 
+_MEGABYTE = f'"{"x" * (1024 * 1024 - 2)}"'
 _SOME_ID = UUID("01900000-0000-7000-8000-000000000001")
 
 
@@ -51,6 +52,12 @@ def _raw(data: str = "{}", *, event_type: str = "Noted", metadata: dict[str, Any
 BAD_APPENDS: Final = (
     BadAppend("no events", list, InvalidEvent, "1 to"),
     BadAppend("too many events", lambda: [Noted()] * (EVENTS_PER_APPEND_MAX + 1), InvalidEvent, "1000"),
+    BadAppend("too much at once", lambda: [NewEvent("Noted", data) for data in [_MEGABYTE] * 65], InvalidEvent, "divide"),
+    BadAppend("one event instead of a list", lambda: cast("Any", Noted()), UsageError, r"\[event\]"),
+    BadAppend("text instead of a list", lambda: cast("Any", "Noted"), UsageError, r"\[event\]"),
+    BadAppend("nothing instead of a list", lambda: cast("Any", None), UsageError, r"\[event\]"),
+    BadAppend("something that is no event", lambda: cast("Any", [{"text": ""}]), UsageError, "no event"),
+    BadAppend("a class instead of an event", lambda: cast("Any", [Noted]), UsageError, "no event"),
     BadAppend("event over the limit", lambda: [Noted(text="x" * EVENT_BYTES_MAX)], InvalidEvent, "bytes"),
     BadAppend("encoded event over the limit", _raw(f'"{"x" * EVENT_BYTES_MAX}"'), InvalidEvent, "bytes"),
     BadAppend("number that is long when printed", _raw("[" + ", ".join(["1e131000"] * 9) + "]"), InvalidEvent, "bytes"),
@@ -80,6 +87,7 @@ BAD_APPENDS: Final = (
     BadAppend("metadata over the limit", _raw(metadata={"a": "x" * METADATA_BYTES_MAX}), InvalidEvent, "metadata"),
     BadAppend("same id twice", lambda: [NewEvent("Noted", "{}", event_id=_SOME_ID)] * 2, DuplicateEvent, str(_SOME_ID)),
     BadAppend("event of another category", lambda: [Elsewhere()], UsageError, "another"),
+    BadAppend("stream name that is no text", _noted, InvalidStreamName, "text", stream_name=cast("Any", 7)),
     BadAppend("empty stream name", _noted, InvalidStreamName, "empty", stream_name=""),
     BadAppend("stream name of 10,000 characters", _noted, InvalidStreamName, "10,000", stream_name="conformance-" + "x" * 9_988),
     BadAppend("stream name with NUL", _noted, InvalidStreamName, "control", stream_name="conformance-\x00"),

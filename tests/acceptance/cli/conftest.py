@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-SHOP = '''
+SHOP = """
 from headwater import Context, Event, Projection, Service, on
 
 service = Service("shop")
@@ -40,7 +40,7 @@ class UnitsOrdered(Projection, key="sku"):
     @on(OrderPlaced)
     def ordered(self, event: OrderPlaced) -> None:
         self.units += event.quantity
-'''
+"""
 HEADWATER = Path(sys.executable).with_name("headwater")
 COMMAND_SECONDS_MAX = 90
 
@@ -61,6 +61,7 @@ class Command:
             capture_output=True,
             text=True,
             timeout=COMMAND_SECONDS_MAX,
+            check=False,
         )
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import asyncpg
-from tests.acceptance.cli.conftest import Command
-from tests.support import eventually
 
 from headwater.eventstore import PostgresEventStore
 from headwater.messages import ANY, Event, NewEvent
 from headwater.postgres import Database
+from tests.acceptance.cli.conftest import Command
+from tests.support import eventually
 
 
 class OrderPlaced(Event):
@@ -61,7 +59,9 @@ async def test_run_serves_until_told_to_stop_and_keeps_what_failed(
     """A handler that raises costs its own message only; SIGTERM drains and ends with status 0."""
     # The topics are this test's own: the shared broker may hold orders of other tests.
     category = f"order{uuid.uuid4().hex[:8]}"
-    source = (headwater.folder / "shop.py").read_text().replace("class OrderPlaced(Event)", f'class OrderPlaced(Event, category="{category}")')
+    source = (
+        (headwater.folder / "shop.py").read_text().replace("class OrderPlaced(Event)", f'class OrderPlaced(Event, category="{category}")')
+    )
     (headwater.folder / "shop.py").write_text(source.replace('Service("shop")', f'Service("shop-{category}")'))
     process = headwater.start("run", "shop:service", HEADWATER_POSTGRES=postgres_dsn, HEADWATER_KAFKA=kafka_server)
     await asyncio.to_thread(wait_for_fact, process, "service_running")
@@ -113,10 +113,3 @@ def test_up_prints_one_line_once_both_are_ready_and_leaves_nothing(headwater: Co
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
     assert process.stdout.read() == ""
-
-
-def test_the_command_needs_no_working_home(headwater: Command, tmp_path: Path) -> None:
-    """Nothing is written where it was not asked for."""
-    before = sorted(os.listdir(headwater.folder))
-    assert headwater.run("--help").returncode == 0
-    assert sorted(name for name in os.listdir(headwater.folder) if name != "__pycache__") == before

@@ -8,24 +8,28 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from orders import demo
 from orders.checks import run_checks
 from orders.collect import collect
-from orders.evidence import KafkaTail
+from orders.evidence import KafkaTail, read_kafka
 from orders.inventory import count_stock
 from orders.northwind import load_orders, load_products
 from orders.screen import Screen
-from orders.stage import Stage, open_stage
+from orders.stage import DemoFailed, ServiceProcess, Stage, open_stage
+
+from headwater.embedded import EmbeddedKafka
+from headwater.testing import MigratedDatabases, eventually
 
 ROOT = Path(__file__).parents[3]
 TIMEOUT_SECONDS = 240
+KAFKA_CHECKS = {"every event is in Kafka once", "Kafka keeps the order of every stream"}
 SERVERS = ("HEADWATER_POSTGRES", "HEADWATER_KAFKA")
 
 
@@ -57,10 +61,11 @@ def test_demo_prints_one_object_and_exits_0_when_all_checks_hold() -> None:
     assert report["summary"]["units_in_stock"] == report["summary"]["units_reserved"] + report["summary"]["units_left"]
 
 
-def test_ctrl_c_ends_the_demo_and_all_it_started() -> None:
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "killed"])
+async def test_demo_takes_everything_it_started_with_it(end: signal.Signals, tmp_path: Path) -> None:
     process = subprocess.Popen(
         demo_command("--orders", "5000"),
-        env=own_servers(),
+        env={**own_servers(), "TMPDIR": str(tmp_path)},  # whoever is killed leaves the folder of its logs behind
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -68,15 +73,71 @@ def test_ctrl_c_ends_the_demo_and_all_it_started() -> None:
         start_new_session=True,
     )
     assert process.stderr is not None
-    for line in process.stderr:
-        if "starting the services" in line:
-            break
-    family = descendants(process.pid)
-    assert family, "the servers run by then"
-    process.send_signal(signal.SIGINT)
+    assert any("starting the services" in line for line in process.stderr), "it ended too early"
+    family = await eventually(lambda: services_of(process.pid), timeout=60)
+    family += descendants(process.pid)
+    process.send_signal(end)
     process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert [pid for pid in family if is_running(pid)] == []
+    assert process.returncode == (130 if end == signal.SIGINT else -signal.SIGKILL)
+    await eventually(lambda: [pid for pid in family if is_running(pid)] == [], timeout=30)
+
+
+def test_demo_uses_configured_servers_and_refuses_a_broker_that_has_its_topics(postgres_server: str) -> None:
+    """Orders of an earlier run, still in the topics, would be taken for this run's."""
+    with EmbeddedKafka() as kafka:
+        environment = {**own_servers(), "HEADWATER_KAFKA": kafka.bootstrap, "HEADWATER_POSTGRES": postgres_server}
+        first, second = (
+            subprocess.run(
+                demo_command("--orders", "5", "--json"),
+                env=environment,
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT_SECONDS,
+                check=False,
+            )
+            for _ in range(2)
+        )
+    assert first.returncode == 0, first.stderr + first.stdout
+    assert json.loads(first.stdout)["summary"]["orders"] == 5
+    assert second.returncode == 2
+    assert "already has the topics order, reservation, stock" in second.stderr
+    assert "unset HEADWATER_KAFKA" in second.stderr
+
+
+async def test_service_that_ends_by_itself_fails_the_demo_with_its_last_words(tmp_path: Path) -> None:
+    process = await ServiceProcess.start(
+        "orders.nothing:service", dsn="postgresql://nobody@127.0.0.1:1/nothing", kafka="127.0.0.1:1", folder=tmp_path
+    )
+    with pytest.raises(DemoFailed, match=r"(?s)ended with status 2.*there is no module 'orders.nothing'"):
+        await process.ready()
+    await process.stop()
+
+
+async def test_orders_without_an_answer_fail_the_demo_and_it_says_which(headwater_databases: MigratedDatabases) -> None:
+    """Nobody runs the services."""
+    with headwater_databases.fresh() as orders_dsn, headwater_databases.fresh() as inventory_dsn:
+        async with demo.open_clients(Stage(orders_dsn, inventory_dsn, "127.0.0.1:1")) as clients:
+            await count_stock(clients.inventory.store, load_products())
+            placed = load_orders(3)
+            performance = demo.Performance(placed, clients, [], EmptyTail(), deadline_seconds=1.0)
+            with Screen(json_output=True).progress(3) as bars, pytest.raises(DemoFailed) as failure:
+                await performance.run(bars)
+    message = str(failure.value)
+    assert "3 of 3 orders have no answer" in message
+    assert all(str(order.order_id) in message for order in placed)
+    assert "3 were placed; the inventory answered 0" in message
+    assert "0 of 80 events are in Kafka" in message
+
+
+class EmptyTail(KafkaTail):
+    """A Kafka in which nothing arrives."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def count(self) -> int:
+        return 0
 
 
 # -- a real run, tampered with ------------------------------------------------------------------------------------------
@@ -96,10 +157,16 @@ class FinishedRun:
 
 
 @asynccontextmanager
-async def finished_run(order_count: int, folder: Path) -> AsyncIterator[FinishedRun]:
-    async with open_stage() as stage, demo.open_clients(stage) as clients:
+async def finished_run(order_count: int, folder: Path, *, second_inventory: bool = False) -> AsyncIterator[FinishedRun]:
+    async with open_stage() as stage, demo.open_clients(stage) as clients, AsyncExitStack() as stack:
         await count_stock(clients.inventory.store, load_products())
         run = FinishedRun(stage, clients, order_count)
+        if second_inventory:
+            (second_folder := folder / "second").mkdir()
+            second = await ServiceProcess.start(
+                "orders.inventory:service", dsn=stage.inventory_dsn, kafka=stage.kafka, folder=second_folder
+            )
+            stack.push_async_callback(second.stop)
         async with demo.run_services(stage, folder) as processes, KafkaTail(stage.kafka) as tail:
             performance = demo.Performance(load_orders(order_count), clients, processes, tail)
             with Screen(json_output=True).progress(order_count) as bars:
@@ -123,7 +190,33 @@ async def test_tampering_with_a_real_run_is_noticed(tmp_path: Path, monkeypatch:
         assert await failed_while(run, order_status_changed) == {"order_status is right", "read models verify"}
         assert await run.failed_checks() == set(), "all was put back"
         await send_again(run.stage.kafka)
-        assert await run.failed_checks() == {"every event is in Kafka once", "Kafka keeps the order of every stream"}
+        assert await run.failed_checks() == KAFKA_CHECKS
+        await process_all(run, tmp_path)
+        assert await run.failed_checks() == KAFKA_CHECKS, "what is delivered again reserves nothing"
+
+
+async def test_two_inventories_side_by_side_reserve_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They share the topic's partitions and meet at the shelves; the checks inside tell."""
+    for name in SERVERS:
+        monkeypatch.delenv(name, raising=False)
+    async with finished_run(150, tmp_path, second_inventory=True):
+        pass
+
+
+async def process_all(run: FinishedRun, folder: Path) -> None:
+    """Run the services again until the inventory has seen every record of its topic."""
+    records = await read_kafka(run.stage.kafka)
+    ends = {record.partition: record.offset + 1 for record in records if record.topic == "order"}
+
+    async def is_processed() -> bool:
+        async with run.clients.inventory.database.connection() as connection:
+            rows = await connection.fetch("SELECT partition, next_offset FROM headwater.consumer_positions WHERE topic = 'order'")
+        reached = {row["partition"]: row["next_offset"] for row in rows}
+        return all(reached.get(partition, 0) >= end for partition, end in ends.items())
+
+    assert not await is_processed()
+    async with demo.run_services(run.stage, folder):
+        await eventually(is_processed, timeout=60)
 
 
 Tampering = Callable[[FinishedRun], Any]
@@ -164,17 +257,24 @@ async def order_status_changed(run: FinishedRun) -> AsyncIterator[None]:
 
 
 async def send_again(kafka: str) -> None:
-    """What a relay without a fence might do: send a record that is in the topic already."""
-    async with AIOKafkaConsumer(bootstrap_servers=kafka, auto_offset_reset="earliest") as consumer:
-        partitions = [TopicPartition("order", number) for number in range(6)]
-        consumer.assign(partitions)
-        await consumer.seek_to_beginning(*partitions)
-        record = await consumer.getone()
+    """What a relay without a fence might do: send a confirmed order's record again."""
+    records = await read_kafka(kafka)
+    confirmed = next(record.data["order_id"] for record in records if record.type == "OrderConfirmed")
+    async with AIOKafkaConsumer("order", bootstrap_servers=kafka, auto_offset_reset="earliest") as consumer:
+        async for record in consumer:
+            if record.key == f"order-{confirmed}".encode():
+                break
     async with AIOKafkaProducer(bootstrap_servers=kafka) as producer:
         await producer.send_and_wait("order", record.value, key=record.key, headers=list(record.headers), partition=record.partition)
 
 
 # -- processes ----------------------------------------------------------------------------------------------------------
+
+
+def services_of(pid: int) -> list[int]:
+    """The demo's two services, once both run."""
+    found = [child for child in descendants(pid) if b"orders.worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return found if len(found) == 2 else []
 
 
 def descendants(pid: int) -> list[int]:

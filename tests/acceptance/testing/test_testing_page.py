@@ -18,10 +18,14 @@ def test_examples_pass(tmp_path: Path, postgres_server: str) -> None:
     assert [name for name, _ in EXAMPLES] == ["shop.py", "test_shop.py", "test_reservations.py", "test_fixtures.py"]
     for name, text in EXAMPLES:
         (tmp_path / name).write_text(text, encoding="utf-8")
-    (tmp_path / "pytest.ini").write_text(
-        "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\nfilterwarnings = error\npythonpath = .\n",
-        encoding="utf-8",
-    )
+    settings = [
+        "[pytest]",
+        "asyncio_mode = auto",
+        "asyncio_default_fixture_loop_scope = function",
+        "filterwarnings = error",
+        "pythonpath = .",
+    ]
+    (tmp_path / "pytest.ini").write_text("\n".join(settings), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
         cwd=tmp_path,

@@ -66,7 +66,7 @@ class Committed:
 
 def new_events(chance: random.Random) -> list[NewEvent]:
     return [
-        NewEvent("Happened", '{"n": %d}' % n, event_id=uuid.UUID(int=chance.getrandbits(128), version=4))
+        NewEvent("Happened", f'{{"n": {n}}}', event_id=uuid.UUID(int=chance.getrandbits(128), version=4))
         for n in range(chance.randint(1, 5))
     ]
 

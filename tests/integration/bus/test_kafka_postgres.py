@@ -17,7 +17,6 @@ from headwater.messages import Event, EventRegistry, NewEvent
 from headwater.outbox import Publisher
 from headwater.postgres import Database
 from headwater.testing import eventually
-
 from tests.integration.bus.feeding import Feeder
 
 QUICK = RetryPolicy(attempts_max=3, first_delay_seconds=0.05, delay_factor=2)
@@ -81,9 +80,7 @@ async def shop(database: Database, kafka_bootstrap: str) -> Shop:
     shop = Shop(database, kafka_bootstrap)
     async with database.connection() as connection:
         await connection.execute("CREATE TABLE effects (id bigint GENERATED ALWAYS AS IDENTITY, stream text, sku text)")
-        await connection.execute(
-            "CREATE TABLE strict (sku text CONSTRAINT strict_sku_key UNIQUE DEFERRABLE INITIALLY DEFERRED)"
-        )
+        await connection.execute("CREATE TABLE strict (sku text CONSTRAINT strict_sku_key UNIQUE DEFERRABLE INITIALLY DEFERRED)")
     return shop
 
 
@@ -107,12 +104,16 @@ async def test_events_arrive_once_and_in_order_over_restarts(shop: Shop, feeder:
         await feeder.feed(*facts)
         expected += [event.sku for _, event in facts]  # type: ignore[attr-defined]
         async with shop.running():
-            await eventually(lambda: _is(shop.applied(), len(expected)), timeout=30)
+            await eventually(lambda: _is_all(shop, feeder), timeout=30)
     skus = await shop.skus()
     assert sorted(skus) == sorted(expected)
     for stream in range(5):
         mine = [sku for sku in expected if int(sku.partition(".")[2]) % 5 == stream]
         assert [sku for sku in skus if int(sku.partition(".")[2]) % 5 == stream] == mine
+
+
+async def _is_all(shop: Shop, feeder: Feeder) -> bool:
+    return await shop.applied() == len(feeder.sent)
 
 
 async def _is(answer: Any, value: object) -> bool:
@@ -175,7 +176,9 @@ async def test_failing_messages_become_dead_letters_and_the_rest_goes_on(shop: S
 
 
 @pytest.mark.parametrize("offence", ["swallowed", "deferred", "committed", "undone", "left running"])
-async def test_whoever_spoils_the_transaction_is_found_and_nobody_else_suffers(shop: Shop, feeder: Feeder, offence: str) -> None:
+async def test_whoever_spoils_the_transaction_is_found_and_nobody_else_suffers(
+    shop: Shop, feeder: Feeder, offence: str, lost_exceptions: list[str]
+) -> None:
     @shop.subscriptions.on(shop.placed)
     async def spoiler(event: Any, context: Context) -> None:
         connection = context.connection
@@ -202,13 +205,15 @@ async def test_whoever_spoils_the_transaction_is_found_and_nobody_else_suffers(s
     async with shop.running():
         await eventually(lambda: _is(shop.applied(), 11), timeout=30)
     skus = await shop.skus()
-    assert [sku for sku in skus if sku != "spoiler"] == list("abcdefghij")
     await asyncio.gather(*leftovers, return_exceptions=True)
-    if offence != "left running":
-        (letter,) = await shop.dead_letters.list()
-        assert str(letter.handler_name).endswith("spoiler")
-        assert letter.error_type.endswith("EffectsRefused")
-        assert skus == [*"abcdefg", "spoiler", *"hij"]  # the other handler's effect on it is kept
+    if offence == "committed":  # what came before it in the batch was committed by the handler itself: no framework can take that back
+        skus = skus[skus.index("g") + 1 :]
+    assert skus == [*"abcdefg", "spoiler", *"hij"]  # the other handler's effect on the message is kept
+    (letter,) = await shop.dead_letters.list()
+    assert str(letter.handler_name).endswith("spoiler")
+    assert letter.error_type.endswith("EffectsRefused")
+    if offence == "left running":
+        lost_exceptions.clear()  # asyncpg tells the loop that it had to drop a connection in the middle of a transaction
 
 
 async def test_a_deadlock_is_not_the_messages_fault(shop: Shop, feeder: Feeder) -> None:
@@ -251,8 +256,8 @@ async def test_a_hole_stops_its_partition_alone(shop: Shop, feeder: Feeder) -> N
     await feeder.feed(*[shop.fact(n, f"b{n}") for n in range(30)])
     async with shop.running() as consumer:
         await eventually(lambda: [s for s in consumer.status() if s.state == "stopped"], timeout=30)
-        await eventually(lambda: shop.applied(), timeout=30)
-        before = [sku for sku in await shop.skus()]
+        await eventually(shop.applied, timeout=30)
+        before = await shop.skus()
         assert "lost" not in before
         stopped = [s for s in consumer.status() if s.state == "stopped"]
         assert len(stopped) == 1
@@ -270,8 +275,7 @@ async def test_offsets_that_are_gone_are_never_reset(shop: Shop, feeder: Feeder)
             "UPDATE headwater.consumer_positions SET next_offset = next_offset + 1000 WHERE group_name = $1", shop.group
         )
     async with shop.running() as consumer:
-        await eventually(lambda: [s for s in consumer.status() if s.state == "stopped"] and len(consumer.status()) == 3, timeout=30)
-        assert {s.state for s in consumer.status()} == {"stopped"}
+        await eventually(lambda: [s.state for s in consumer.status()] == ["stopped"] * 3, timeout=30)
         assert all("lost its tail" in str(s.reason) for s in consumer.status())
     assert len(await shop.skus()) == 10
 
@@ -284,7 +288,7 @@ async def test_a_slow_handler_does_not_hold_locks_for_a_whole_batch(shop: Shop, 
 
     await feeder.feed(*[shop.fact(1, f"{n}") for n in range(30)])
     async with shop.running(limits=ConsumerLimits(batch_seconds_max=0.1)):
-        await eventually(lambda: shop.applied(), timeout=30)
+        await eventually(shop.applied, timeout=30)
         assert 0 < await shop.applied() < 30  # the first part is committed before the rest is done
         await eventually(lambda: _is(shop.applied(), 30), timeout=30)
     assert await shop.skus() == [f"{n}" for n in range(30)]

@@ -6,6 +6,9 @@ from headwater.eventstore import PostgresEventStore
 from headwater.messages import ANY, Event
 from headwater.postgres import CallerConnection
 
+# Not pg_stat_activity, which stands still inside a transaction.
+SOMEBODY_WAITS_FOR_US = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+
 
 class OrderPlaced(Event):
     sku: str = "chai"

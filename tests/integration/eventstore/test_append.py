@@ -13,10 +13,7 @@ from headwater.messages import ANY, EventRegistry, NewEvent
 from headwater.postgres import Database
 from headwater.testing import eventually
 from headwater.testing.conformance.event_store import counter
-from tests.integration.eventstore.logs import OrderPlaced, versions
-
-# Not pg_stat_activity, which stands still inside a transaction.
-WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+from tests.integration.eventstore.logs import SOMEBODY_WAITS_FOR_US, OrderPlaced, versions
 
 
 async def test_append_joins_the_callers_transaction(store: PostgresEventStore, database: Database) -> None:
@@ -66,7 +63,7 @@ async def test_second_writer_of_a_stream_waits_and_then_sees_the_first(store: Po
     async with database.transaction() as connection:
         await store.append("order-1", [OrderPlaced()], expected_version=1, connection=connection)
         late = asyncio.create_task(store.append("order-1", [OrderPlaced()], expected_version=1))
-        await eventually(lambda: connection.fetchval(WAITING))
+        await eventually(lambda: connection.fetchval(SOMEBODY_WAITS_FOR_US))
     with pytest.raises(WrongExpectedVersion) as caught:
         await late
     assert caught.value.actual_version == 2
@@ -81,7 +78,7 @@ async def test_same_append_at_once_is_stored_once(store: PostgresEventStore, dat
     async with database.transaction() as connection:
         first = await store.append("order-1", events, expected_version=int(exists), connection=connection)
         second = asyncio.create_task(store.append("order-1", events, expected_version=int(exists)))
-        await eventually(lambda: connection.fetchval(WAITING))
+        await eventually(lambda: connection.fetchval(SOMEBODY_WAITS_FOR_US))
     assert await second == first
     assert await store.stream_version("order-1") == 2 + exists
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import asyncpg
+import asyncio
 
+import asyncpg
+import pytest
+
+from headwater.errors import ConcurrencyError
 from headwater.eventstore import PostgresEventStore
+from headwater.messages import NewEvent
 from headwater.postgres import Database
-from tests.integration.eventstore.logs import OrderPlaced, append, read_positions
+from headwater.testing import eventually
+from tests.integration.eventstore.logs import SOMEBODY_WAITS_FOR_US, OrderPlaced, append, read_positions
 
 LOCK_THE_UNDRAWN_VALUE = """
 CREATE OR REPLACE FUNCTION headwater.take_append_lock() RETURNS void LANGUAGE plpgsql AS $$
@@ -76,6 +82,37 @@ async def test_durability_clause_is_undone_before_the_commit(store: PostgresEven
             await connection.execute("SET LOCAL synchronous_commit = off")
             await store.append("order-1", [OrderPlaced()], expected_version=0, connection=connection)
             assert await connection.fetchval("SHOW synchronous_commit") == "off"
+
+
+async def test_stream_must_be_locked_before_ids_and_versions_are_looked_up(store: PostgresEventStore, database: Database) -> None:
+    """Rule 7: otherwise the repetition of an append in flight does not see it, and fails instead of answering the same."""
+    await append(store)
+    events = [NewEvent.of(OrderPlaced())]
+    async with database.connection() as connection:
+        lock_stream = await connection.fetchval("SELECT pg_get_functiondef('headwater.lock_stream'::regproc)")
+        assert "FOR NO KEY UPDATE" in lock_stream
+        await connection.execute(lock_stream.replace("FOR NO KEY UPDATE", ""))
+    async with database.transaction() as connection:
+        await store.append("order-1", events, expected_version=1, connection=connection)
+        second = asyncio.create_task(store.append("order-1", events, expected_version=1))
+        await eventually(lambda: connection.fetchval(SOMEBODY_WAITS_FOR_US))
+    with pytest.raises(ConcurrencyError):
+        await second
+
+
+async def test_updated_stream_row_leaves_a_dead_one_with_every_append(store: PostgresEventStore, other: asyncpg.Connection) -> None:
+    """Rule 6: under a foreign snapshot they pile up, and each append steps over all of them."""
+    lock_stream = await other.fetchval("SELECT pg_get_functiondef('headwater.lock_stream'::regproc)")
+    await other.execute(
+        lock_stream.replace(
+            "BEGIN\n", "BEGIN\n UPDATE headwater.streams AS s SET stream_name = s.stream_name WHERE s.stream_name = $1;\n", 1
+        )
+    )
+    places = set()
+    for _ in range(5):
+        await append(store)
+        places.add(await other.fetchval("SELECT ctid::text FROM headwater.streams"))
+    assert len(places) == 5
 
 
 async def test_cursor_on_the_horizon_misses_positions_drawn_again(store: PostgresEventStore, other: asyncpg.Connection) -> None:

@@ -58,9 +58,11 @@ class OrderLines(SqlProjection):
 
     @on(OrderPlaced)
     async def placed(self, event: OrderPlaced, connection: Connection) -> None:
-        await connection.execute("INSERT INTO lines SELECT count(*) + 1, $1, $2 FROM lines", event.sku, event.quantity)
+        await connection.execute("INSERT INTO lines SELECT coalesce(max(number), 0) + 1, $1, $2 FROM lines", event.sku, event.quantity)
         await connection.execute(
-            "INSERT INTO totals VALUES ($1, $2) ON CONFLICT (sku) DO UPDATE SET units = totals.units + excluded.units", event.sku, event.quantity
+            "INSERT INTO totals VALUES ($1, $2) ON CONFLICT (sku) DO UPDATE SET units = totals.units + excluded.units",
+            event.sku,
+            event.quantity,
         )
 
 

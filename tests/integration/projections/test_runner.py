@@ -227,7 +227,9 @@ async def test_another_definition_stops_here_and_waits_for_a_rebuild(database: D
     await place(store, 3)
     async with running(database, store, [UnitsOrdered]):
         await models(database, store).read(UnitsOrdered, "sku-0", consistency="strong")
-    changed = type("UnitsOrdered", (Projection,), {"__module__": __name__, "__annotations__": {"units": int}, "units": 0, "seen": _seen}, key="sku")
+    changed = type(
+        "UnitsOrdered", (Projection,), {"__module__": __name__, "__annotations__": {"units": int}, "units": 0, "seen": _seen}, key="sku"
+    )
     with capture_logs() as facts:
         async with running(database, store, [changed]):
             await eventually(lambda: any(fact["event"] == "projection_outdated" for fact in facts))
@@ -249,7 +251,9 @@ async def test_an_unknown_projection_is_refused_naming_the_known(database: Datab
     with pytest.raises(NotFoundError, match="no projection named 'units_ordered' ever ran"):
         await models(database, store).read(UnitsOrdered, "a", consistency="causal", written=1, timeout_seconds=0.05)
     with pytest.raises(UsageError, match="two projections are named order_count"):
-        await register_projections(database, EventRegistry(), [OrderCount, type("OrderCount", (SqlProjection,), {"tables": "X", "seen": _seen_sql})])
+        await register_projections(
+            database, EventRegistry(), [OrderCount, type("OrderCount", (SqlProjection,), {"tables": "X", "seen": _seen_sql})]
+        )
 
 
 @on(OrderPlaced)

@@ -10,10 +10,8 @@ import pytest
 from headwater.bus import ConsumerLimits, Context
 from headwater.errors import UsageError
 from headwater.kafka import Envelope, Partition
-from headwater.messages import CAUSATION_ID, CORRELATION_ID, LOG_START, LogPosition
+from headwater.messages import CAUSATION_ID, CORRELATION_ID, LOG_START, EventRegistry, LogPosition
 from headwater.outbox import Publisher
-from headwater.messages import EventRegistry
-
 from tests.unit.bus.world import OrderCancelled, OrderPlaced, StockReserved, World
 
 

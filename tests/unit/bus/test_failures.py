@@ -7,13 +7,12 @@ import base64
 
 import pytest
 
-from headwater.bus import Context, ConsumerLimits, EffectsRefused, RetryPolicy
+from headwater.bus import ConsumerLimits, Context, EffectsRefused, RetryPolicy
 from headwater.errors import ConfigurationError, StorageUnavailable, TransactionConflict, UsageError, WrongExpectedVersion
 from headwater.kafka import Partition
 from headwater.messages import ANY, NewEvent
 from headwater.testing import SeededRandomness
 from headwater.testing.memory_bus import MemoryTransaction
-
 from tests.unit.bus.world import OrderPlaced, StockReserved, World
 
 ORDER_0 = Partition("order", 0)

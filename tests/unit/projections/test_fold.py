@@ -81,7 +81,9 @@ def test_events_of_other_categories_are_passed_over() -> None:
 
 
 def test_what_raises_names_the_event() -> None:
-    with pytest.raises(ProjectionFailed, match=r"cup_level failed at CupBroken, position 2, version 2 of 'cup-1': RuntimeError: shards") as caught:
+    with pytest.raises(
+        ProjectionFailed, match=r"cup_level failed at CupBroken, position 2, version 2 of 'cup-1': RuntimeError: shards"
+    ) as caught:
         fold(CupLevel, recorded(CupFilled(cup="a"), CupBroken(cup="a")))
     assert caught.value.global_position == 2
 

@@ -1,0 +1,59 @@
+"""A consumer in a process of its own, to be killed or paused: `python consumer_process.py '{"dsn": …}'`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import uvloop
+
+from headwater.bus import Consumer, ConsumerLimits, Context, KafkaSource, PostgresEffects, RetryPolicy, Subscriptions
+from headwater.eventstore import PostgresEventStore
+from headwater.messages import Event
+from headwater.postgres import Database
+
+
+class CounterMoved(Event, category="counter"):
+    number: int
+
+
+class CounterSeen(Event, category="seen"):
+    number: int
+
+
+def subscriptions_of(category: str, *, flaky: bool) -> Subscriptions:
+    """Two handlers for the events of one test's own topic: a table row and an append, and now and then a failure that passes."""
+    subscriptions = Subscriptions()
+    moved: type[Any] = type("CounterMoved", (CounterMoved,), {"__module__": __name__}, category=category)
+    failed: set[int] = set()
+
+    @subscriptions.on(moved)
+    async def write_row(event: Any, context: Context) -> None:
+        await context.connection.execute("INSERT INTO effects (stream, number) VALUES ($1, $2)", context.stream_name, event.number)
+        if flaky and event.number % 97 == 0 and event.number not in failed:
+            failed.add(event.number)
+            raise ValueError("the first time")
+
+    @subscriptions.on(moved)
+    async def append_event(event: Any, context: Context) -> None:
+        await context.append(f"seen-{context.stream_name}", CounterSeen(number=event.number))
+
+    return subscriptions
+
+
+async def main(config: dict[str, Any]) -> None:
+    async with Database(config["dsn"], connections_max=4) as database:
+        consumer = Consumer(
+            group=config["group"],
+            subscriptions=subscriptions_of(config["category"], flaky=config.get("flaky", True)),
+            source=KafkaSource(config["kafka"], group=config["group"], session_timeout_seconds=config.get("session_seconds", 6.0)),
+            effects=PostgresEffects(database, PostgresEventStore(database)),
+            retry_policy=RetryPolicy(first_delay_seconds=0.02),
+            limits=ConsumerLimits(batch_size_max=config.get("batch_size_max", 50)),
+        )
+        await consumer.run()
+
+
+if __name__ == "__main__":
+    uvloop.run(main(json.loads(sys.argv[1])))
