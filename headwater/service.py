@@ -15,7 +15,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast, overload
+from typing import Any, Self, TypeVar, overload
 
 from headwater.bus import Consumer, DeadLetters, HandlerDecorator, Subscriptions
 from headwater.config import Settings, load_settings
@@ -404,9 +404,6 @@ async def _supervised(workers: Sequence[Coroutine[Any, Any, None]]) -> AsyncGene
 
 def _only_one(failure: BaseException) -> BaseException:
     """The failure itself, where a group holds but one."""
-    while isinstance(failure, BaseExceptionGroup):
-        inner = cast("tuple[BaseException, ...]", failure.exceptions)  # pyright: ignore[reportUnknownMemberType] - a group of anything
-        if len(inner) > 1:
-            break
+    while len(inner := getattr(failure, "exceptions", ())) == 1:
         failure = inner[0]
     return failure

@@ -138,7 +138,8 @@ class MemoryWriter:
     async def send(self, partition: Partition, batch: RelayBatch) -> int:
         """Write it and return its first record's offset."""
         assert isinstance(batch, MemoryBatch), "a batch of this writer"
-        assert not self._is_over, "nothing is sent after a failure"
+        if self._is_over:
+            raise BrokerUnavailable("this writer has failed before and must be dropped")
         assert partition not in self._on_the_way, "one unacknowledged batch per partition"
         self._on_the_way.add(partition)
         try:
