@@ -46,7 +46,7 @@ class PostgresEventStore:
             driver = await driver_connection(connection)
             with translate_errors():
                 return await _append(driver, stream_name, prepared, expected)
-        async with self._database.connection() as own:
+        async with self._database.statement_connection() as own:
             return await _append(own, stream_name, prepared, expected)
 
     async def read_stream(
@@ -82,7 +82,7 @@ class PostgresEventStore:
 
     async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE) -> LogSlice:
         """The next events of the whole log, up to the horizon; see `EventStore.read_log`."""
-        async with self._database.connection() as connection:
+        async with self._database.statement_connection() as connection:
             # Two statements on purpose: the events must be read under a snapshot younger than the horizon.
             horizon: int = await connection.fetchval(_READ_HORIZON)
             rows = await connection.fetch(_READ_LOG, after, horizon, limit) if horizon > after else []
@@ -90,12 +90,12 @@ class PostgresEventStore:
 
     async def horizon(self) -> int:
         """How far the log may be read now."""
-        async with self._database.connection() as connection:
+        async with self._database.statement_connection() as connection:
             return int(await connection.fetchval(_READ_HORIZON))
 
     async def identity(self) -> LogIdentity:
         """Which log this is; opens a new epoch when the server, its timeline or the database is another than before."""
-        async with self._database.connection() as connection:
+        async with self._database.statement_connection() as connection:
             rows = await connection.fetch(_OPEN_LOG)
         return LogIdentity(log_id=rows[0]["log_id"], epochs=tuple(LogEpoch(row["epoch"], row["began_after"]) for row in rows))
 
@@ -103,7 +103,7 @@ class PostgresEventStore:
         """Make sure that the log still holds what this reader read last; see `EventStore.verify_checkpoint`."""
         if checkpoint.global_position == 0:
             return
-        async with self._database.connection() as connection:
+        async with self._database.statement_connection() as connection:
             found = await connection.fetchval(_READ_EVENT_ID, checkpoint.global_position)
         if found != checkpoint.event_id:
             raise LogDiverged(
@@ -114,7 +114,7 @@ class PostgresEventStore:
     @asynccontextmanager
     async def _reading(self, connection: CallerConnection | None) -> AsyncGenerator[Connection]:
         if connection is None:
-            async with self._database.connection() as own:
+            async with self._database.statement_connection() as own:
                 yield own
         else:
             driver = await driver_connection(connection)

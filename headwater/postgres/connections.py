@@ -9,7 +9,7 @@ from functools import cache
 from importlib import resources
 from inspect import isawaitable
 from types import TracebackType
-from typing import Any, Final, Protocol, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeAlias, cast
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -87,6 +87,28 @@ async def _from_sqlalchemy(given: Any) -> Any:
     return driver  # pyright: ignore[reportUnknownVariableType] - asyncpg's record type parameter is not known here
 
 
+if TYPE_CHECKING:
+    _DriverConnection = asyncpg.Connection[asyncpg.Record]
+else:
+    _DriverConnection = asyncpg.Connection
+
+
+class _PooledConnection(_DriverConnection):
+    """Goes back to the pool without the round trip that resets the session, where its borrower left no traces in it."""
+
+    __slots__ = ("_has_no_traces",)
+
+    def leave_no_traces(self) -> None:
+        """Promise that this borrower changes nothing of the session."""
+        self._has_no_traces = True
+
+    def get_reset_query(self) -> str:
+        if getattr(self, "_has_no_traces", False):
+            self._has_no_traces = False
+            return ""
+        return str(super().get_reset_query())
+
+
 class Database:
     """A pool of connections to one database, with Headwater's settings."""
 
@@ -120,6 +142,7 @@ class Database:
                     min_size=1,
                     max_size=self._connections_max,
                     timeout=CONNECT_TIMEOUT_SECONDS,
+                    connection_class=_PooledConnection,
                     server_settings={"application_name": self._application_name, **SESSION_SETTINGS},
                 )
         except StorageUnavailable as error:
@@ -155,6 +178,13 @@ class Database:
         with translate_errors():
             async with self._pool.acquire(timeout=CONNECT_TIMEOUT_SECONDS) as connection:
                 yield connection
+
+    @asynccontextmanager
+    async def statement_connection(self) -> AsyncGenerator[Connection]:
+        """Borrow a connection for single statements that leave nothing behind in the session; a round trip cheaper than `connection`."""
+        async with self.connection() as connection:
+            cast("_PooledConnection", connection).leave_no_traces()
+            yield connection
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[Connection]:

@@ -6,6 +6,7 @@ CREATE SCHEMA headwater;
 CREATE FUNCTION headwater.append_events(stream_name text, expected_version bigint, types text[], data jsonb[], metadata jsonb[] DEFAULT NULL::jsonb[], event_ids uuid[] DEFAULT NULL::uuid[], OUT version bigint, OUT global_position bigint) RETURNS record
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_seqscan TO 'off'
     AS $$
 DECLARE
     this_stream  bigint;
@@ -23,7 +24,10 @@ BEGIN
     this_stream := headwater.lock_stream(append_events.stream_name);
 
     -- Ids first, then versions, each in a statement that sees what the lock waited for.
-    IF event_ids IS NOT NULL THEN
+    -- One id, the usual case, is probed by itself: that plan is kept, the one over many is made anew at every call.
+    IF event_ids IS NOT NULL
+       AND (cardinality(ids) > 1 OR EXISTS (SELECT FROM headwater.events AS e WHERE e.event_id = ids[1]))
+    THEN
         SELECT count(*) AS event_count,
                max(e.version) AS last_version,
                max(e.global_position) AS last_position,

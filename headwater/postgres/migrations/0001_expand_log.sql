@@ -215,6 +215,7 @@ $$;
 -- Returns the version and the position of the last event.
 -- Raises HW001 (wrong expected version; DETAIL is JSON), HW002 (an id is stored already), HW003 (refused input).
 -- Locks: the stream's row, then the shared append lock. Relies on events_stream_id_version_key and events_event_id_key.
+-- enable_seqscan is off, for plans made while the tables are small are kept while they grow.
 CREATE FUNCTION headwater.append_events(
     stream_name      text,
     expected_version bigint,
@@ -225,7 +226,7 @@ CREATE FUNCTION headwater.append_events(
     OUT version         bigint,
     OUT global_position bigint
 )
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
 AS $$
 DECLARE
     this_stream  bigint;
@@ -243,7 +244,10 @@ BEGIN
     this_stream := headwater.lock_stream(append_events.stream_name);
 
     -- Ids first, then versions, each in a statement that sees what the lock waited for.
-    IF event_ids IS NOT NULL THEN
+    -- One id, the usual case, is probed by itself: that plan is kept, the one over many is made anew at every call.
+    IF event_ids IS NOT NULL
+       AND (cardinality(ids) > 1 OR EXISTS (SELECT FROM headwater.events AS e WHERE e.event_id = ids[1]))
+    THEN
         SELECT count(*) AS event_count,
                max(e.version) AS last_version,
                max(e.global_position) AS last_position,
