@@ -121,6 +121,21 @@ class HorizonUnavailable(StorageError):
     """The log was read where its horizon cannot be known: on a standby, or outside READ COMMITTED."""
 
 
+# -- the shape of data ------------------------------------------------------------------------------------------------
+
+
+class SchemaError(HeadwaterError):
+    """An event class has no Avro schema, or a value does not fit one; whoever wrote the class or the value changes it."""
+
+
+class UnknownSchema(SchemaError):
+    """A value names a schema that was never published; an operator finds its writer or restores the schemas topic."""
+
+
+class SchemaMismatch(SchemaError):
+    """A value cannot be written or read with this schema without losing something."""
+
+
 # -- delivery ---------------------------------------------------------------------------------------------------------
 
 
@@ -146,10 +161,6 @@ class RelayFenced(DeliveryError):
 
 class NotAnEnvelope(DeliveryError):
     """A record in a topic was not written by a relay, or is damaged; an operator finds its writer and removes it."""
-
-
-class TopicMisconfigured(DeliveryError):
-    """A topic cannot carry what the relay must send; an operator changes its settings."""
 
 
 class RecordRefused(DeliveryError):
@@ -199,3 +210,14 @@ class RebuildRunning(ProjectionError):
     """Another process rebuilds this projection now; wait for it, or stop it."""
 
     retryable = True
+
+
+# -- long stories -----------------------------------------------------------------------------------------------------
+
+
+class SagaError(HeadwaterError):
+    """A saga cannot do what was asked of it; whoever wrote it mends it."""
+
+
+class SagaNotFound(SagaError, NotFoundError):
+    """No saga of this key has begun; the event comes early, or the name is wrong."""

@@ -404,6 +404,5 @@ async def _supervised(workers: Sequence[Coroutine[Any, Any, None]]) -> AsyncGene
 
 def _only_one(failure: BaseException) -> BaseException:
     """The failure itself, where a group holds but one."""
-    while len(inner := getattr(failure, "exceptions", ())) == 1:
-        failure = inner[0]
-    return failure
+    inner: Sequence[BaseException] = getattr(failure, "exceptions", ())
+    return _only_one(inner[0]) if len(inner) == 1 else failure

@@ -10,9 +10,9 @@ from headwater.bus.dead_letters import DeadLetter, message_of, unhandled
 from headwater.bus.handling import MessageHandling
 from headwater.bus.partition_work import Message, PartitionWork
 from headwater.bus.ports import EffectsRefused, EffectStore, EffectTransaction
-from headwater.bus.retries import FailingMessage, HandlerFault, RetryPolicy
+from headwater.bus.retries import CONFLICTS_MAX, FailingMessage, HandlerFault, RetryPolicy
 from headwater.bus.values import ConsumerLimits, Move
-from headwater.errors import PartitionLost
+from headwater.errors import PartitionLost, WrongExpectedVersion
 from headwater.kafka import Partition
 from headwater.randomness import Randomness
 from headwater.telemetry import logger
@@ -147,6 +147,7 @@ class Committing:
             except HandlerFault as fault:
                 # The fault of undecodable data names the first handler; here each gets its own.
                 fault.handler_name = handler.name
+                fault.counts = fault.counts or (isinstance(fault.error, WrongExpectedVersion) and failing.waits >= CONFLICTS_MAX)
                 fault.ends_transaction = not _is_open(transaction)
                 faults.append(fault)
                 if fault.ends_transaction or not fault.counts:

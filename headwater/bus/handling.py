@@ -14,11 +14,11 @@ from headwater.bus.ports import EffectsRefused, EffectTransaction
 from headwater.bus.retries import HandlerFault
 from headwater.bus.subscriptions import Handler
 from headwater.bus.values import ConsumerLimits
-from headwater.errors import HandlerFailed, InvalidEvent, StorageUnavailable, TransactionConflict
+from headwater.errors import HandlerFailed, InvalidEvent, StorageUnavailable, TransactionConflict, WrongExpectedVersion
 from headwater.messages import TRACEPARENT, Event
 from headwater.telemetry import Correlation, correlate
 
-NOT_THE_MESSAGE: Final = (StorageUnavailable, TransactionConflict)
+NOT_THE_MESSAGE: Final = (StorageUnavailable, TransactionConflict, WrongExpectedVersion)
 """Failures for which the message is not to blame: they are waited out and do not count."""
 
 

@@ -10,6 +10,8 @@ from headwater.errors import ConfigurationError
 from headwater.randomness import Randomness
 
 ATTEMPTS_MAX: Final = 1_000
+CONFLICTS_MAX: Final = 10
+"""So often in a row another writer may be first before a message is taken to be at fault itself: it may expect a version that never comes."""
 _EXPONENT_MAX: Final = 64
 """Beyond it the delay is at its maximum for any sensible factor, and a float would overflow."""
 

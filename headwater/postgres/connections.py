@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache
 from importlib import resources
 from inspect import isawaitable
@@ -175,9 +175,11 @@ class Database:
         """Borrow a connection; driver errors inside come out translated."""
         if self._pool is None:
             raise StoreNotOpen("the database is not open; use it inside `async with`")
-        with translate_errors():
-            async with self._pool.acquire(timeout=CONNECT_TIMEOUT_SECONDS) as connection:
-                yield connection
+        async with AsyncExitStack() as stack:
+            stack.enter_context(translate_errors(is_connecting=False))
+            with translate_errors():
+                connection = await stack.enter_async_context(self._pool.acquire(timeout=CONNECT_TIMEOUT_SECONDS))
+            yield connection
 
     @asynccontextmanager
     async def statement_connection(self) -> AsyncGenerator[Connection]:

@@ -64,17 +64,24 @@ _OURS: dict[str, Callable[[dict[str, Any], str], HeadwaterError]] = {
 }
 
 
-def translate(error: BaseException) -> HeadwaterError | None:
-    """Headwater's error for a driver's, or None where it is none of ours to translate."""
+def translate(error: BaseException, *, is_connecting: bool = True) -> HeadwaterError | None:
+    """Headwater's error for a driver's, or None where it is none of ours to translate.
+
+    Args:
+        is_connecting: whether a bare OSError or TimeoutError can only come from the server's address; in a user's own block it may be anything's.
+    """
     if isinstance(error, HeadwaterError):
         return None
     if isinstance(error, asyncpg.PostgresError):
         return _translate_sqlstate(error)
+    if isinstance(error, asyncpg.InternalClientError):
+        # Raised when the server ends a connection at the moment it goes back to the pool.
+        return StorageUnavailable(f"the connection to PostgreSQL broke ({error}); repeat the call")
     if isinstance(error, asyncpg.InterfaceError):
         if any(text in str(error) for text in _CLOSED):
             return StorageUnavailable(f"the connection to PostgreSQL is gone ({error}); repeat the call")
         return None
-    if isinstance(error, _UNAVAILABLE):
+    if is_connecting and isinstance(error, _UNAVAILABLE):
         return StorageUnavailable(
             f"PostgreSQL cannot be reached ({type(error).__name__}: {error}); is it running, and is HEADWATER_POSTGRES right?"
         )
@@ -111,12 +118,12 @@ def _unique_violation(constraint: str, detail: str) -> HeadwaterError | None:
 
 
 @contextmanager
-def translate_errors() -> Generator[None]:
+def translate_errors(*, is_connecting: bool = True) -> Generator[None]:
     """Turn driver errors raised inside into Headwater's; others, and cancellation, pass through."""
     try:
         yield
     except Exception as error:
-        translated = translate(error)
+        translated = translate(error, is_connecting=is_connecting)
         if translated is None:
             raise
         raise translated from error

@@ -8,7 +8,7 @@ import base64
 import pytest
 
 from headwater.bus import ConsumerLimits, Context, EffectsRefused, RetryPolicy
-from headwater.errors import ConfigurationError, StorageUnavailable, TransactionConflict, UsageError, WrongExpectedVersion
+from headwater.errors import ConfigurationError, StorageUnavailable, TransactionConflict, UsageError, WrongExpectedVersion, WrongExpectedVersion
 from headwater.kafka import Partition
 from headwater.messages import ANY, NewEvent
 from headwater.testing import SeededRandomness
@@ -332,3 +332,24 @@ def test_delays_grow_to_their_maximum() -> None:
     assert 0.5 <= jittered.delay_seconds(1, SeededRandomness(1)) <= 1.5
     with pytest.raises(ConfigurationError):
         RetryPolicy(attempts_max=0)
+
+
+@pytest.mark.parametrize(("conflicts", "is_given_up"), [(7, False), (100, True)])
+async def test_a_conflict_is_tried_longer_than_a_fault_but_not_for_ever(conflicts: int, is_given_up: bool) -> None:
+    """Others may be first more often than a handler may fail; a version that never comes is the handler's own mistake."""
+    world = World(partition_count=1, retry_policy=RetryPolicy(attempts_max=2))
+    tries = 0
+
+    @world.subscriptions.on(OrderPlaced)
+    async def reserve(event: OrderPlaced, context: Context) -> None:
+        nonlocal tries
+        tries += 1
+        if tries <= conflicts:
+            raise WrongExpectedVersion(stream_name="stock-a", expected="version 3", actual_version=4)
+        await context.append(f"stock-{event.sku}", StockReserved(sku=event.sku))
+
+    await world.place("a")
+    async with world.running():
+        await world.caught_up()
+    assert await world.effects.dead_letters.count() == int(is_given_up)
+    assert bool(world.stream_names("stock")) is not is_given_up
