@@ -161,7 +161,9 @@ class Committing:
         clock = self._surroundings.clock
         failing.attempts += any(fault.counts for fault in faults)
         failing.waits += 1
-        delay = self._policy.delay_seconds(failing.waits, self._randomness)
+        # Who was first has committed by now: looking again soon is right, and the partition should not wait long for it.
+        is_conflict = all(isinstance(fault.error, WrongExpectedVersion) for fault in faults)
+        delay = self._policy.delay_seconds(1 if is_conflict else failing.waits, self._randomness)
         failing.due_at = clock.monotonic() + delay
         for fault in faults:
             failing.note(fault.handler_name, fault.error, clock.now())

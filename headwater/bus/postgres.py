@@ -206,7 +206,7 @@ class DeadLetters:
         """The oldest letters whose id is above `after`."""
         async with self._database.connection() as connection:
             rows = await connection.fetch(_LIST_DEAD_LETTERS, self._group, after, limit)
-        return tuple(_letter(row) for row in rows)
+        return tuple(dead_letter_of(row) for row in rows)
 
     async def get(self, dead_letter_id: int) -> DeadLetter:
         """One letter.
@@ -218,7 +218,7 @@ class DeadLetters:
             row = await connection.fetchrow(_READ_DEAD_LETTER, dead_letter_id)
         if row is None:
             raise NotFoundError(f"there is no dead letter {dead_letter_id}; list them with: headwater dead-letters list")
-        return _letter(row)
+        return dead_letter_of(row)
 
     async def count(self) -> int:
         """How many there are."""
@@ -309,7 +309,7 @@ def _letter_row(letter: DeadLetter) -> tuple[Any, ...]:
     )
 
 
-def _letter(row: asyncpg.Record) -> DeadLetter:
+def dead_letter_of(row: asyncpg.Record) -> DeadLetter:
     return DeadLetter(
         group=row["group_name"],
         handler_name=row["handler_name"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
@@ -92,6 +92,10 @@ class SagaRecord:
     history_count: int = 0
     failed_deadlines: dict[DeadlineId, str] = field(default_factory=dict[DeadlineId, str])
     """Those it waits for a person for, with their errors."""
+
+    def copy(self) -> SagaRecord:
+        """One that can be changed by itself."""
+        return replace(self, progress=self.progress.copy(), failed_deadlines=dict(self.failed_deadlines))
 
     @property
     def status(self) -> SagaStatus:
