@@ -34,7 +34,8 @@ _UNAVAILABLE = (
     TimeoutError,
     OSError,
 )
-_CLOSED = ("connection is closed", "connection was closed", "pool is closed", "pool is closing")
+# The last is what a pool says of a connection that the server cut while it was borrowed.
+_CLOSED = ("connection is closed", "connection was closed", "pool is closed", "pool is closing", "released back to the pool")
 _INVALID_DATA = {
     "22P05": "a text in it holds a NUL character (U+0000), which PostgreSQL cannot store: remove it",
     "22021": "a text in it holds a character that is not valid in UTF-8: remove it",

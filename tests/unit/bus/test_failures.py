@@ -8,7 +8,7 @@ import base64
 import pytest
 
 from headwater.bus import ConsumerLimits, Context, EffectsRefused, RetryPolicy
-from headwater.errors import ConfigurationError, StorageUnavailable, TransactionConflict, UsageError, WrongExpectedVersion, WrongExpectedVersion
+from headwater.errors import ConfigurationError, StorageUnavailable, TransactionConflict, UsageError, WrongExpectedVersion
 from headwater.kafka import Partition
 from headwater.messages import ANY, NewEvent
 from headwater.testing import SeededRandomness
