@@ -22,6 +22,7 @@ from benchmarks.orders import OrderPlaced, mean_bytes, orders, placed_in
 from benchmarks.servers import Servers, new_category
 from headwater.bus import Consumer, ConsumerLimits, Context, KafkaSource, PostgresEffects, Subscriptions
 from headwater.eventstore import PostgresEventStore
+from headwater.kafka import KafkaSettings
 from headwater.postgres import Database
 
 EVENT_COUNT: Final = 6_000
@@ -106,7 +107,9 @@ def _consumer_turns(bootstrap: str, database: Database, own: asyncpg.Connection[
 
         group = f"bench-{event_class.event_category}-{next(groups)}"
         effects = PostgresEffects(database, PostgresEventStore(database))
-        consumer = Consumer(group=group, subscriptions=subscriptions, source=KafkaSource(bootstrap, group=group), effects=effects)
+        consumer = Consumer(
+            group=group, subscriptions=subscriptions, source=KafkaSource(KafkaSettings.parse(bootstrap), group=group), effects=effects
+        )
         running = asyncio.create_task(consumer.run())
         try:
             async with asyncio.timeout(TURN_SECONDS_MAX):

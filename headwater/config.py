@@ -29,6 +29,8 @@ class Settings(BaseSettings):
     """Partitions of a topic that Headwater creates."""
     topic_replication_factor: Annotated[int, Field(ge=-1, le=32_767)] = -1
     """Replicas of a topic that Headwater creates; -1 takes the broker's default."""
+    instance_id: Annotated[str | None, Field(min_length=1, max_length=100)] = None
+    """A name that this process keeps over restarts, unique among the service's processes: a quick restart then moves no partitions."""
     log_format: Annotated[str, Field(pattern="^(auto|console|json)$")] = "auto"
     """`console`, `json`, or `auto`: console on a terminal, JSON otherwise."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"

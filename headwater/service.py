@@ -259,9 +259,9 @@ class Service:
                 parts.store,
                 parts.publisher,
                 parts.database,
-                parts.kafka.address,
-                settings,
+                parts.kafka,
                 group=self.name,
+                instance_id=settings.instance_id,
                 registry=self.events.registry,
             )
             workers.append(consumer.run())

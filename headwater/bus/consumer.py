@@ -19,10 +19,9 @@ from headwater.bus.retries import RetryPolicy
 from headwater.bus.subscriptions import Subscriptions
 from headwater.bus.values import ConsumerLimits
 from headwater.clock import SYSTEM_CLOCK, Clock
-from headwater.config import Settings
 from headwater.errors import BrokerUnavailable, GapDetected, HeadwaterError, StorageError, TransactionConflict, UsageError
 from headwater.eventstore import EventStore
-from headwater.kafka import OffsetRange, Partition
+from headwater.kafka import KafkaSettings, OffsetRange, Partition
 from headwater.messages import EventRegistry
 from headwater.postgres import Database
 from headwater.randomness import SYSTEM_RANDOMNESS, Randomness
@@ -88,10 +87,10 @@ class Consumer:
         store: EventStore,
         publisher: PublishesEvents | None,
         database: Database,
-        kafka: str,
-        settings: Settings,
+        kafka: KafkaSettings,
         *,
         group: str,
+        instance_id: str | None = None,
         registry: EventRegistry | None = None,
         retry_policy: RetryPolicy | None = None,
         limits: ConsumerLimits | None = None,
@@ -100,7 +99,7 @@ class Consumer:
         return cls(
             group=group,
             subscriptions=subscriptions,
-            source=KafkaSource(kafka, settings, group=group),
+            source=KafkaSource(kafka, group=group, instance_id=instance_id),
             effects=PostgresEffects(database, store),
             publisher=publisher,
             registry=registry,

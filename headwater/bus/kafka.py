@@ -20,7 +20,6 @@ from aiokafka.structs import TopicPartition
 
 from headwater.bus.ports import OffsetOutOfRange, RebalanceListener
 from headwater.bus.values import SourceRecord
-from headwater.config import Settings
 from headwater.errors import BrokerUnavailable
 from headwater.kafka import KafkaSettings, KafkaTopics, OffsetRange, Partition, translate_kafka_errors
 
@@ -41,8 +40,7 @@ class KafkaSource:
 
     def __init__(
         self,
-        address: str,
-        settings: Settings | None = None,
+        kafka: KafkaSettings,
         *,
         group: str,
         instance_id: str | None = None,
@@ -51,17 +49,10 @@ class KafkaSource:
         """Remember where Kafka is; nothing is connected yet.
 
         Args:
-            settings: how topics are made that do not exist yet.
             instance_id: a name that this process keeps over restarts, unique in the group: a quick restart then moves no partitions.
             session_timeout_seconds: how soon a dead member's partitions are given to others.
         """
-        settings = settings or Settings()
-        self._kafka = KafkaSettings.parse(
-            address,
-            client_id=f"headwater-{group}",
-            topic_partitions=settings.topic_partitions,
-            topic_replication_factor=settings.topic_replication_factor,
-        )
+        self._kafka = kafka
         self._group, self._instance_id, self._session_timeout_seconds = group, instance_id, session_timeout_seconds
         self._topics = KafkaTopics(self._kafka)
         self._client: AIOKafkaConsumer | None = None

@@ -10,6 +10,7 @@ import uvloop
 
 from headwater.bus import Consumer, ConsumerLimits, Context, KafkaSource, PostgresEffects, RetryPolicy, Subscriptions
 from headwater.eventstore import PostgresEventStore
+from headwater.kafka import KafkaSettings
 from headwater.messages import Event
 from headwater.postgres import Database
 
@@ -47,7 +48,9 @@ async def main(config: dict[str, Any]) -> None:
         consumer = Consumer(
             group=config["group"],
             subscriptions=subscriptions_of(config["category"], flaky=config.get("flaky", True)),
-            source=KafkaSource(config["kafka"], group=config["group"], session_timeout_seconds=config.get("session_seconds", 6.0)),
+            source=KafkaSource(
+                KafkaSettings.parse(config["kafka"]), group=config["group"], session_timeout_seconds=config.get("session_seconds", 6.0)
+            ),
             effects=PostgresEffects(database, PostgresEventStore(database)),
             retry_policy=RetryPolicy(first_delay_seconds=0.02),
             limits=ConsumerLimits(batch_size_max=config.get("batch_size_max", 50)),

@@ -13,6 +13,7 @@ import pytest
 from headwater.bus import Consumer, ConsumerLimits, Context, DeadLetters, KafkaSource, PostgresEffects, RetryPolicy, Subscriptions
 from headwater.errors import NotFoundError
 from headwater.eventstore import PostgresEventStore
+from headwater.kafka import KafkaSettings
 from headwater.messages import Event, EventRegistry, NewEvent
 from headwater.outbox import Publisher
 from headwater.postgres import Database
@@ -40,7 +41,7 @@ class Shop:
         return Consumer(
             group=self.group,
             subscriptions=self.subscriptions,
-            source=KafkaSource(self.bootstrap, group=self.group, session_timeout_seconds=6),
+            source=KafkaSource(KafkaSettings.parse(self.bootstrap), group=self.group, session_timeout_seconds=6),
             effects=PostgresEffects(self.database, self.store),
             publisher=Publisher(self.store, EventRegistry([StockReserved])),
             **{"retry_policy": QUICK, **options},
