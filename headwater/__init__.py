@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from headwater.eventstore import Decider, Decision
     from headwater.messages import ANY, NO_STREAM, STREAM_EXISTS, AppendResult, Event, NewEvent, RecordedEvent
     from headwater.projections import Projection, SqlProjection, on
+    from headwater.sagas import Saga, SagaContext, Step, on_deadline, starts_on, when_compensated
     from headwater.service import Service
 
 _HOMES = {
@@ -28,9 +29,15 @@ _HOMES = {
     "NewEvent": "headwater.messages",
     "Projection": "headwater.projections",
     "RecordedEvent": "headwater.messages",
+    "Saga": "headwater.sagas",
+    "SagaContext": "headwater.sagas",
     "Service": "headwater.service",
     "SqlProjection": "headwater.projections",
+    "Step": "headwater.sagas",
     "on": "headwater.projections",
+    "on_deadline": "headwater.sagas",
+    "starts_on": "headwater.sagas",
+    "when_compensated": "headwater.sagas",
 }
 
 __all__ = [
@@ -45,9 +52,15 @@ __all__ = [
     "NewEvent",
     "Projection",
     "RecordedEvent",
+    "Saga",
+    "SagaContext",
     "Service",
     "SqlProjection",
+    "Step",
     "on",
+    "on_deadline",
+    "starts_on",
+    "when_compensated",
 ]
 
 

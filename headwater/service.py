@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
-from headwater.bus import Consumer, DeadLetters, HandlerDecorator, Subscriptions
+from headwater.bus import Consumer, DeadLetters, HandlerDecorator, PostgresEffects, Subscriptions
 from headwater.config import Settings, load_settings
 from headwater.embedded import SHARED_SERVERS
 from headwater.errors import NotFoundError, StoreNotOpen, UsageError
@@ -41,6 +41,7 @@ from headwater.projections import (
     rebuild,
     register_projections,
 )
+from headwater.sagas import Choreography, DeadlineWorker, Saga, Sagas
 from headwater.telemetry import configure_logging_once, logger
 
 _log = logger("service")
@@ -53,6 +54,7 @@ E1 = TypeVar("E1", bound=Event)
 E2 = TypeVar("E2", bound=Event)
 E3 = TypeVar("E3", bound=Event)
 ProjectionT = TypeVar("ProjectionT", bound=Projection)
+SagaClassT = TypeVar("SagaClassT", bound=type[Saga])
 AnyProjectionT = TypeVar("AnyProjectionT", bound="type[Projection | SqlProjection]")
 
 
@@ -99,6 +101,7 @@ class _Parts:
         self.publisher = Publisher(self.store, service.events.registry)
         self.read_models = ReadModels(database, self.store, service.events.registry, wake=self._wake)
         self.dead_letters = DeadLetters(database, group=service.name)
+        self.sagas = Sagas(database)
         self.kafka: KafkaSettings | None = None
 
     def _wake(self) -> None:
@@ -122,6 +125,7 @@ class Service:
         self.name = name
         self.events = ServiceEvents(self)
         self.subscriptions = Subscriptions()
+        self.choreography = Choreography(self.subscriptions)
         self.projections: dict[str, AnyProjection] = {}
         self._settings = settings
         self._parts: _Parts | None = None
@@ -150,6 +154,18 @@ class Service:
         for event_class in event_classes:
             self.events.register(event_class)
         return decorator
+
+    def saga(self, saga_class: SagaClassT) -> SagaClassT:
+        """Register a saga: a long story that reacts to events, sends commands, sets deadlines, and undoes what may have run.
+
+        Raises:
+            UsageError: at import, when its key, steps or methods do not fit its events.
+        """
+        self.choreography.register(saga_class)
+        for definition in self.choreography.definitions:
+            for event_class in definition.event_classes:
+                self.events.register(event_class)
+        return saga_class
 
     def projection(self, projection_class: AnyProjectionT) -> AnyProjectionT:
         """Register a read model, kept up to date from this service's log."""
@@ -253,6 +269,9 @@ class Service:
             runner = ProjectionRunner(parts.database, parts.store, self.events.registry, list(self.projections.values()))
             parts.wake_workers.append(runner.wake)
             workers.append(runner.run())
+        effects = PostgresEffects(parts.database, parts.store)
+        if self.choreography:
+            workers.append(DeadlineWorker(self.choreography, effects).run())
         if self.subscriptions:
             consumer = Consumer.connect(
                 self.subscriptions,
@@ -295,6 +314,11 @@ class Service:
     def dead_letters(self) -> DeadLetters:
         """Messages whose handler kept failing, with their errors."""
         return self.open_parts().dead_letters
+
+    @property
+    def sagas(self) -> Sagas:
+        """The service's sagas: list them, and look at one with its steps, deadlines and history."""
+        return self.open_parts().sagas
 
     def addresses(self) -> dict[str, str]:
         """Where the servers are, without passwords."""

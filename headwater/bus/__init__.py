@@ -26,18 +26,23 @@ Handlers see a message again after any failed attempt, so effects outside this d
 from headwater.bus.consumer import Consumer, PartitionStatus
 from headwater.bus.context import Context, PublishesEvents
 from headwater.bus.dead_letters import DeadLetter
+from headwater.bus.desk import ALL_STATUSES, DeadLetterDesk, KeptLetter, LetterFilter, LetterStatus
 from headwater.bus.kafka import KafkaSource
 from headwater.bus.ports import EffectsRefused, EffectStore, EffectTransaction, MessageSource, OffsetOutOfRange, RebalanceListener
 from headwater.bus.postgres import DeadLetters, PostgresEffects
 from headwater.bus.retries import RetryPolicy
+from headwater.bus.retrying import DeadLetterRetrier, LetterRetries, PostgresLetterRetries
 from headwater.bus.subscriptions import Handler, HandlerDecorator, Subscriptions
 from headwater.bus.values import ConsumerLimits, LastRecord, Move, PartitionPosition, SourceRecord
 
 __all__ = [
+    "ALL_STATUSES",
     "Consumer",
     "ConsumerLimits",
     "Context",
     "DeadLetter",
+    "DeadLetterDesk",
+    "DeadLetterRetrier",
     "DeadLetters",
     "EffectStore",
     "EffectTransaction",
@@ -45,13 +50,18 @@ __all__ = [
     "Handler",
     "HandlerDecorator",
     "KafkaSource",
+    "KeptLetter",
     "LastRecord",
+    "LetterFilter",
+    "LetterRetries",
+    "LetterStatus",
     "MessageSource",
     "Move",
     "OffsetOutOfRange",
     "PartitionPosition",
     "PartitionStatus",
     "PostgresEffects",
+    "PostgresLetterRetries",
     "PublishesEvents",
     "RebalanceListener",
     "RetryPolicy",

@@ -61,7 +61,7 @@ def unhandled(
         handler_name=handler_name,
         partition=partition,
         offset=record.offset,
-        **_error_fields(failure.error),
+        **error_facts(failure.error),
         attempts=attempts,
         first_failed_at=failure.first_failed_at,
         last_failed_at=failure.last_failed_at,
@@ -85,7 +85,7 @@ def unreadable(group: str, partition: Partition, record: SourceRecord, error: Ba
         handler_name=None,
         partition=partition,
         offset=record.offset,
-        **_error_fields(error),
+        **error_facts(error),
         attempts=1,
         first_failed_at=now,
         last_failed_at=now,
@@ -103,7 +103,8 @@ def raw_record(record: SourceRecord) -> dict[str, Any]:
     }
 
 
-def _error_fields(error: BaseException) -> dict[str, Any]:
+def error_facts(error: BaseException) -> dict[str, Any]:
+    """Type, message and traceback of an error, fit to be stored."""
     lines: Sequence[str] = traceback.format_exception(error)
     return {
         "error_type": f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins."),

@@ -310,6 +310,7 @@ def _letter_row(letter: DeadLetter) -> tuple[Any, ...]:
 
 
 def dead_letter_of(row: asyncpg.Record) -> DeadLetter:
+    """The letter that a row holds."""
     return DeadLetter(
         group=row["group_name"],
         handler_name=row["handler_name"],

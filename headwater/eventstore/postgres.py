@@ -68,7 +68,7 @@ class PostgresEventStore:
             async with self._reading(connection) as reader:
                 rows = await reader.fetch(statement, stream_name, next_version, wanted)
             for row in rows:
-                yield _recorded(row)
+                yield recorded_event(row)
             if len(rows) < wanted:
                 return
             remaining -= len(rows)
@@ -86,7 +86,7 @@ class PostgresEventStore:
             # Two statements on purpose: the events must be read under a snapshot younger than the horizon.
             horizon: int = await connection.fetchval(_READ_HORIZON)
             rows = await connection.fetch(_READ_LOG, after, horizon, limit) if horizon > after else []
-        return LogSlice(events=tuple(_recorded(row) for row in rows), horizon=horizon)
+        return LogSlice(events=tuple(recorded_event(row) for row in rows), horizon=horizon)
 
     async def horizon(self) -> int:
         """How far the log may be read now."""
@@ -137,7 +137,8 @@ async def _append(connection: Connection, stream_name: str, events: Sequence[New
     return AppendResult(stream_name=stream_name, version=row["version"], global_position=row["global_position"])
 
 
-def _recorded(row: asyncpg.Record) -> RecordedEvent:
+def recorded_event(row: asyncpg.Record) -> RecordedEvent:
+    """The event that a row holds."""
     return RecordedEvent(
         global_position=row["global_position"],
         stream_name=row["stream_name"],

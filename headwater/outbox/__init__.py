@@ -18,6 +18,7 @@ What can fail, and what then happens:
   still with an alarm.
 """
 
+from headwater.outbox.inspection import OutboxStatus, PartitionFacts, ShardFacts, read_outbox_status
 from headwater.outbox.kafka import KafkaRelayBroker
 from headwater.outbox.options import RelayOptions
 from headwater.outbox.ports import (
@@ -39,6 +40,8 @@ __all__ = [
     "FencedWriter",
     "KafkaRelayBroker",
     "Lease",
+    "OutboxStatus",
+    "PartitionFacts",
     "PartitionPosition",
     "PostgresRelayPositions",
     "Publisher",
@@ -50,6 +53,8 @@ __all__ = [
     "RelayProgress",
     "RelaySource",
     "RelayStatus",
+    "ShardFacts",
     "TailReader",
     "outbox_stream",
+    "read_outbox_status",
 ]

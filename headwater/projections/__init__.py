@@ -18,6 +18,7 @@ rebuild at the same time (`RebuildRunning`).
 
 from headwater.projections.definition import AnyProjection, definition_of, key_text, on
 from headwater.projections.fold import Projection, fold_steps, steps_of
+from headwater.projections.inspection import ProjectionLag, count_all_rows, list_lags, read_lag
 from headwater.projections.postgres import QueryConnection, list_projections, resume_projection
 from headwater.projections.reading import READ_TIMEOUT_SECONDS, ReadModels, RowReader, fold_definition, row_key_of
 from headwater.projections.rebuild import rebuild
@@ -32,6 +33,7 @@ __all__ = [
     "Consistency",
     "Difference",
     "Projection",
+    "ProjectionLag",
     "ProjectionRunner",
     "ProjectionVersion",
     "QueryConnection",
@@ -40,12 +42,15 @@ __all__ = [
     "RowReader",
     "SqlProjection",
     "Verification",
+    "count_all_rows",
     "definition_of",
     "fold_definition",
     "fold_steps",
     "key_text",
+    "list_lags",
     "list_projections",
     "on",
+    "read_lag",
     "rebuild",
     "register_projections",
     "resume_projection",

@@ -105,7 +105,7 @@ def on_deadline(*names: str) -> Callable[[MethodT], MethodT]:
         UsageError: at import, when no name is given.
     """
     for name in names:
-        if not isinstance(name, str) or not 1 <= len(name) <= NAME_CHARACTERS_MAX or _CONTROL.search(name):  # pyright: ignore[reportUnnecessaryIsInstance] - for callers without a type checker
+        if not _is_name(name):
             raise UsageError(f'@on_deadline({name!r}): name deadlines with 1 to {NAME_CHARACTERS_MAX} characters, @on_deadline("payment")')
     if not names:
         raise UsageError('@on_deadline names the deadlines that the method acts on: @on_deadline("payment")')
@@ -183,7 +183,9 @@ def define(saga_class: type[Saga], key: Key | None, ends_within: timedelta, unma
     if not starts:
         raise UsageError(f"{name}: nothing begins this saga; mark a method with @starts_on(OrderPlaced)")
     for event_type in starts.keys() & (handlers.keys() | answers.keys()):
-        raise UsageError(f"{name}: {event_type} begins the saga and cannot also be taken by a running one; let another event do one of the two")
+        raise UsageError(
+            f"{name}: {event_type} begins the saga and cannot also be taken by a running one; let another event do one of the two"
+        )
     event_classes = _event_classes(members, steps)
     _check_key(name, key, event_classes)
     assert key is not None, "was just checked"
@@ -317,6 +319,10 @@ def _event_classes(members: Mapping[str, Any], steps: Mapping[str, Step]) -> tup
 # -- checking ----------------------------------------------------------------------------------------------------------
 
 
+def _is_name(given: object) -> bool:
+    return isinstance(given, str) and 1 <= len(given) <= NAME_CHARACTERS_MAX and _CONTROL.search(given) is None
+
+
 def _check_event_class(given: object, where: str) -> None:
     if not (inspect.isclass(given) and issubclass(given, Event) and given is not Event):
         raise UsageError(f"{where}: {given!r} is no event class; give subclasses of headwater.Event")
@@ -335,7 +341,7 @@ def _check_method(saga: str, method: Any, parameter_count: int, wanted: str) -> 
         raise UsageError(f"{saga}.{method.__name__} must be written: async def {method.__name__}{wanted}")
 
 
-def _check_annotation(saga: str, method: types.FunctionType, event_class: type[Event]) -> None:
+def _check_annotation(saga: str, method: Callable[..., Any], event_class: type[Event]) -> None:
     parameter = list(inspect.signature(method).parameters)[1]
     try:
         hint = get_type_hints(method, localns={event_class.__name__: event_class}).get(parameter)
@@ -372,9 +378,11 @@ def _check_key(saga: str, key: Key | None, event_classes: tuple[type[Event], ...
 
 def _check_options(saga_class: type[Saga], ends_within: timedelta, unmatched: Unmatched) -> None:
     name = saga_class.__name__
-    if not isinstance(ends_within, timedelta) or ends_within <= timedelta(0):  # pyright: ignore[reportUnnecessaryIsInstance] - for callers without a type checker
-        raise UsageError(f"{name}: ends_within={ends_within!r} must be a timedelta longer than nothing")
+    if ends_within <= timedelta(0):
+        raise UsageError(f"{name}: ends_within={ends_within!r} must be longer than nothing")
     if unmatched not in get_args(Unmatched):
         raise UsageError(f'{name}: unmatched={unmatched!r} must be "ignore" or "fail"')
     if required := [field for field, info in saga_class.model_fields.items() if info.is_required()]:
-        raise UsageError(f"{name}: the field {required[0]!r} needs a default, for a saga begins before its first event: {required[0]}: … = …")
+        raise UsageError(
+            f"{name}: the field {required[0]!r} needs a default, for a saga begins before its first event: {required[0]}: … = …"
+        )

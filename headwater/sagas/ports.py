@@ -17,9 +17,7 @@ class SagaEffects(Protocol):
     @property
     def connection(self) -> Connection: ...
 
-    async def append(
-        self, stream_name: str, events: Sequence[Event | NewEvent], *, expected_version: ExpectedVersion
-    ) -> AppendResult: ...
+    async def append(self, stream_name: str, events: Sequence[Event | NewEvent], *, expected_version: ExpectedVersion) -> AppendResult: ...
 
 
 class SagaStore(Protocol):

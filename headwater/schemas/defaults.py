@@ -32,6 +32,8 @@ def default_of(kind: Any, value: Any, named: Mapping[str, dict[str, Any]]) -> An
         return default_of(kind[0], value, named)  # inside another default only the first branch may be used
     if isinstance(kind, str):
         return default_of(named[kind], value, named) if kind in named else _primitive(kind, value)
+    if not kind:
+        return NO_DEFAULT  # the record is being built, and its default would contain itself
     if (convert := LOGICAL.get(kind.get("logicalType", ""))) is not None and isinstance(value, str):
         try:
             native = convert(kind).to_avro(value)
@@ -56,7 +58,7 @@ def default_of(kind: Any, value: Any, named: Mapping[str, dict[str, Any]]) -> An
 
 
 def _record(kind: Mapping[str, Any], value: Any, named: Mapping[str, dict[str, Any]]) -> Any:
-    if not kind or not isinstance(value, dict):  # empty: it is being built, and its default would contain itself
+    if not isinstance(value, dict):
         return NO_DEFAULT
     given = cast("dict[str, Any]", value)
     found: dict[str, Any] = {}

@@ -1,0 +1,13 @@
+-- The event with one id.
+-- $1 event_id uuid. Returns it with its stream's name, or nothing. Takes no locks; relies on events_event_id_key.
+SELECT events.global_position,
+       streams.stream_name,
+       events.version,
+       events.type,
+       events.data::text AS data,
+       events.metadata::text AS metadata,
+       events.event_id,
+       events.recorded_at
+  FROM headwater.events
+  JOIN headwater.streams ON streams.stream_id = events.stream_id
+ WHERE events.event_id = $1

@@ -1,0 +1,2 @@
+from headwater.schemas.codec import AvroCodec
+__all__=["AvroCodec"]
