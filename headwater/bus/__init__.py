@@ -26,7 +26,7 @@ Handlers see a message again after any failed attempt, so effects outside this d
 from headwater.bus.consumer import Consumer, PartitionStatus
 from headwater.bus.context import Context, PublishesEvents
 from headwater.bus.dead_letters import DeadLetter
-from headwater.bus.desk import ALL_STATUSES, DeadLetterDesk, KeptLetter, LetterFilter, LetterStatus
+from headwater.bus.desk import ALL_STATUSES, OPEN_STATUSES, DeadLetterDesk, KeptLetter, LetterFilter, LetterStatus
 from headwater.bus.kafka import KafkaSource
 from headwater.bus.ports import EffectsRefused, EffectStore, EffectTransaction, MessageSource, OffsetOutOfRange, RebalanceListener
 from headwater.bus.postgres import DeadLetters, PostgresEffects
@@ -37,6 +37,7 @@ from headwater.bus.values import ConsumerLimits, LastRecord, Move, PartitionPosi
 
 __all__ = [
     "ALL_STATUSES",
+    "OPEN_STATUSES",
     "Consumer",
     "ConsumerLimits",
     "Context",

@@ -21,7 +21,7 @@ _DELETE_DEAD_LETTERS = sql_file(_PACKAGE, "delete_dead_letters")
 
 LetterStatus: TypeAlias = Literal["waiting", "retrying", "handled", "skipped"]
 """`waiting` for somebody to decide, `retrying` as soon as a consumer gets to it, `handled` by a retry, `skipped` for good."""
-OPEN: Final[tuple[LetterStatus, ...]] = ("waiting", "retrying")
+OPEN_STATUSES: Final[tuple[LetterStatus, ...]] = ("waiting", "retrying")
 ALL_STATUSES: Final[tuple[LetterStatus, ...]] = ("waiting", "retrying", "handled", "skipped")
 
 
@@ -33,7 +33,7 @@ class LetterFilter:
     group: str | None = None
     handler_name: str | None = None
     event_type: str | None = None
-    statuses: tuple[LetterStatus, ...] = OPEN
+    statuses: tuple[LetterStatus, ...] = OPEN_STATUSES
 
     @property
     def is_everything(self) -> bool:

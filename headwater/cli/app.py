@@ -1,19 +1,24 @@
-"""The commands, and how errors leave them."""
+"""The commands, and how errors leave them.
+
+`headwater --help` answers at once: what a command needs it imports when it runs. A group of commands is a module with a Typer of its own,
+added below.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
 
-from headwater.cli import benchmarks, demo, migrate, replay, serve
-from headwater.config import load_settings
-from headwater.embedded import run_up
+from headwater.cli.dead_letters import dead_letter_commands
+from headwater.cli.log import log_commands, stream_commands
+from headwater.cli.outbox import outbox_commands
+from headwater.cli.output import JsonOption, ServiceOption
+from headwater.cli.projections import projection_commands
 from headwater.errors import HeadwaterError, UsageError
-from headwater.telemetry import configure_logging
 
 app = typer.Typer(
     name="headwater",
@@ -24,13 +29,13 @@ app = typer.Typer(
     help="Event sourcing and an event bus: an append-only PostgreSQL log, relayed to Kafka, with exactly-once effects.",
     epilog="Start with `headwater demo`. HEADWATER_POSTGRES and HEADWATER_KAFKA point every command at your own servers.",
 )
-errors = Console(stderr=True, soft_wrap=True, highlight=False)
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
-ServiceOption = Annotated[
-    str | None,
-    typer.Option("--service", "-s", metavar="MODULE:ATTRIBUTE", help="The service; by default the only one that this folder defines."),
-]
+GROUPS: Final = {
+    "log": log_commands,
+    "stream": stream_commands,
+    "outbox": outbox_commands,
+    "projections": projection_commands,
+    "dead-letters": dead_letter_commands,
+}
 
 
 @app.command()
@@ -39,6 +44,8 @@ def up(json_output: JsonOption = False) -> None:
 
     Their data is gone when they stop. With --json, prints one line once both are ready: {"postgres": …, "kafka": …}.
     """
+    from headwater.embedded import run_up
+
     run_up(json_output)
 
 
@@ -53,6 +60,8 @@ def demo_command(
 
     Starts its own servers, ends by itself, and exits 0 only if all checks hold.
     """
+    from headwater.cli import demo
+
     raise typer.Exit(demo.run_demo(order_count=orders, json_output=json_output))
 
 
@@ -63,6 +72,8 @@ def migrate_command(
     json_output: JsonOption = False,
 ) -> None:
     """Bring the schema of HEADWATER_POSTGRES up to this version. Repeating it does nothing."""
+    from headwater.cli import migrate
+
     raise typer.Exit(migrate.run_migrate(check=check, sql=sql, json_output=json_output))
 
 
@@ -74,6 +85,8 @@ def run_command(
 
     Servers that are not configured are started embedded, for development. Ctrl-C or SIGTERM drains what is in hand; a second one ends at once.
     """
+    from headwater.cli import serve
+
     raise typer.Exit(serve.run_service(target))
 
 
@@ -87,6 +100,8 @@ def replay_command(
 
     May be interrupted; the next call resumes.
     """
+    from headwater.cli import replay
+
     raise typer.Exit(replay.run_replay(name, service, json_output=json_output))
 
 
@@ -97,15 +112,21 @@ def bench_command(
     seconds: Annotated[float, typer.Option("--seconds", min=0.2, help="How long each measurement runs, at least.")] = 3.0,
 ) -> None:
     """Measure append, log read, relay and consume beside raw asyncpg and raw aiokafka in the same run."""
+    from headwater.cli import benchmarks
+
     raise typer.Exit(benchmarks.run_benchmarks(names or [], json_output=json_output, seconds=seconds))
+
+
+for group_name, commands in GROUPS.items():
+    app.add_typer(commands, name=group_name)
 
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command line and return its exit status; errors are told on standard error, as JSON where JSON was asked for."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        settings = load_settings()
-        configure_logging(settings.log_format, settings.log_level)
+        if arguments and "--help" not in arguments:
+            _configure()
         outcome: Any = app(arguments, standalone_mode=False)
         return outcome if isinstance(outcome, int) else 0
     except HeadwaterError as error:
@@ -114,10 +135,22 @@ def run(arguments: list[str] | None = None) -> int:
         return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return 130
+    except BrokenPipeError:
+        # Whoever read our output has seen enough, like `head`; what is left in the buffer must not fail at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("click", "typer"):
             raise
         return _report(_usage_message(error), 2, kind="UsageError", as_json="--json" in arguments)
+
+
+def _configure() -> None:
+    from headwater.config import load_settings
+    from headwater.telemetry import configure_logging
+
+    settings = load_settings()
+    configure_logging(settings.log_format, settings.log_level)
 
 
 def _usage_message(error: Exception) -> str:
@@ -129,6 +162,9 @@ def _report(message: str, status: int, *, kind: str, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"error": kind, "message": message}), file=sys.stderr)
     else:
+        from rich.console import Console
+
+        errors = Console(stderr=True, soft_wrap=True, highlight=False)
         errors.print("[bold red]error:[/]", end=" ")
         errors.print(message, markup=False)
     return status
