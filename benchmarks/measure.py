@@ -38,6 +38,8 @@ class Comparison:
     bench: str
     conditions: Mapping[str, Any]
     contenders: Sequence[Contender]
+    rounds: int = ROUNDS
+    """One for work that is long enough by itself; then there is no unmeasured turn either."""
 
 
 Comparisons: TypeAlias = AsyncIterator[Comparison]
@@ -73,12 +75,12 @@ def ratio(measurement: Measurement, other: Measurement) -> float:
 async def measure(comparison: Comparison, seconds: float, on_turn: Callable[[], None] = lambda: None) -> list[Measurement]:
     """Let the systems take turns (A B A B …) until each has worked for that many seconds."""
     samples: dict[str, list[float]] = {contender.system: [] for contender in comparison.contenders}
-    for contender in comparison.contenders:
+    for contender in comparison.contenders if comparison.rounds > 1 else ():
         await contender.sample(seconds * WARM_UP_SHARE)
-    for _ in range(ROUNDS):
+    for _ in range(comparison.rounds):
         for contender in comparison.contenders:
             gc.collect()
-            samples[contender.system].append(await contender.sample(seconds / ROUNDS))
+            samples[contender.system].append(await contender.sample(seconds / comparison.rounds))
             on_turn()
     return [
         Measurement(

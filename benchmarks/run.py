@@ -16,7 +16,8 @@ from rich.table import Table
 from benchmarks.append import compare_append
 from benchmarks.consume import compare_consume
 from benchmarks.log_read import compare_log_read
-from benchmarks.measure import HEADWATER, ROUNDS, Comparison, Comparisons, Measurement, measure, ratio
+from benchmarks.measure import HEADWATER, Comparison, Comparisons, Measurement, measure, ratio
+from benchmarks.order_case import compare_orders
 from benchmarks.relay import compare_relay
 from benchmarks.servers import Servers
 from headwater.errors import UsageError
@@ -38,6 +39,7 @@ BENCHMARKS: Final = {
     "log_read": Benchmark(compare_log_read),
     "relay": Benchmark(compare_relay, needs_kafka=True),
     "consume": Benchmark(compare_consume, needs_kafka=True),
+    "orders": Benchmark(compare_orders),
 }
 
 
@@ -69,7 +71,7 @@ async def _run(names: Sequence[str], json_output: bool, seconds: float) -> list[
             for name in names:
                 progress.update(task, description=f"{name}: gets ready", total=None, completed=0)
                 async for comparison in BENCHMARKS[name].compare(servers):
-                    turns = ROUNDS * len(comparison.contenders)
+                    turns = comparison.rounds * len(comparison.contenders)
                     progress.update(task, description=f"{name}: {_in_words(comparison.conditions)}", total=turns, completed=0)
                     results = await measure(comparison, seconds, lambda: progress.advance(task))
                     measured.append(results)
@@ -102,7 +104,7 @@ def _table(measured: Sequence[Sequence[Measurement]]) -> Table:
 
 
 def _in_words(conditions: Any) -> str:
-    wanted = ("callers", "batch", "bytes", "effect")
+    wanted = ("callers", "batch", "bytes", "effect", "orders", "services")
     return ", ".join(f"{name} {conditions[name]}" for name in wanted if name in conditions)
 
 

@@ -1,1 +1,1 @@
-"""The order case: an orders service and an inventory service that talk through Kafka alone. Start with README.md."""
+"""The order case: four services that talk through Kafka alone. Start with README.md."""

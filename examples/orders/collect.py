@@ -4,36 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 from headwater import Projection, Service
 from headwater.postgres import Database
+from headwater.sagas import Sagas
 from orders.evidence import Evidence, Log, Row, read_kafka, read_log
 from orders.inventory import StockLevel
 from orders.northwind import load_products
-from orders.orders import CustomerOrders, OrderStatus
+from orders.orders import OrderStatus, Revenue
 
 CATCH_UP_TIMEOUT_SECONDS: Final = 15.0
 POLL_INTERVAL_SECONDS: Final = 0.05
 
 
-async def collect(orders: Service, inventory: Service, kafka: str, order_count: int) -> Evidence:
-    """Both logs, all of Kafka, every read model, and what `service.verify` says of them."""
-    await asyncio.gather(_caught_up(orders.database), _caught_up(inventory.database))
+async def collect(clients: Mapping[str, Service], kafka: str, order_count: int) -> Evidence:
+    """Every log, all of Kafka, every read model, what `service.verify` says of them, and the sagas."""
+    orders, inventory = clients["orders"], clients["inventory"]
+    await asyncio.gather(*(_caught_up(client.database) for client in clients.values()))
     return Evidence(
         initial_stock={product.product_id: product.units_in_stock for product in load_products()},
         order_count=order_count,
-        orders=await _log_of(orders.database),
-        inventory=await _log_of(inventory.database),
+        logs={name: await _log_of(client.database) for name, client in clients.items()},
         records=await read_kafka(kafka),
         order_status=await _rows_by_key(orders.read_all(OrderStatus)),
         stock_level=await _rows_by_key(inventory.read_all(StockLevel)),
-        customer_orders=await _customer_rows(orders.database),
+        revenue=await _revenue_rows(orders),
         differences={
-            **{read_model.projection_name: await _differences(orders, read_model) for read_model in (OrderStatus, CustomerOrders)},
-            StockLevel.projection_name: await _differences(inventory, StockLevel),
+            read_model.projection_name: await _differences(service, read_model)
+            for service, read_model in ((orders, OrderStatus), (orders, Revenue), (inventory, StockLevel))
         },
+        sagas={status.value: count for status, count in (await Sagas(orders.database).count()).items()},
+        dead_letters=tuple([letter for name, client in clients.items() for letter in await _dead_letters(name, client.database)]),
     )
 
 
@@ -59,12 +62,20 @@ async def _rows_by_key(rows: AsyncIterator[Projection]) -> dict[str, Row]:
     return {row.row_key: row.model_dump() async for row in rows}
 
 
-async def _customer_rows(database: Database) -> dict[str, Row]:
-    async with database.connection() as connection:
-        rows = await connection.fetch("SELECT customer_id, orders, units, amount FROM projection_customer_orders.customer_orders")
-    return {row["customer_id"]: dict(row) for row in rows}
+async def _revenue_rows(orders: Service) -> dict[str, Row]:
+    async with orders.query(Revenue) as connection:
+        rows = await connection.fetch("SELECT customer_id, month, orders, amount FROM revenue")
+    return {f"{row['customer_id']} {row['month']:%Y-%m}": {"orders": row["orders"], "amount": row["amount"]} for row in rows}
 
 
 async def _differences(service: Service, read_model: Any) -> list[str]:
     verification = await service.verify(read_model)
     return [f"row {d.row!r} is {d.stored}, but the log says {d.expected}" for d in verification.differences]
+
+
+async def _dead_letters(service: str, database: Database) -> list[str]:
+    async with database.connection() as connection:
+        rows = await connection.fetch("SELECT * FROM headwater.dead_letters")
+    return [
+        f"{service}: {row['handler_name']} gave up on {row['event_type']} of {row['stream_name']}: {row['error_message']}" for row in rows
+    ]

@@ -1,6 +1,6 @@
-"""What the checks judge: both logs, every Kafka record and every read model, read without Headwater's read side.
+"""What the checks judge: every log, every Kafka record, every read model and every saga.
 
-The logs are read with plain SQL from the view `headwater.log`, Kafka with a plain aiokafka consumer and the headers as they are. `collect.py`
+The logs are read with plain SQL from the view `headwater.log`, Kafka with a plain aiokafka consumer, whose records Headwater decodes. `collect.py`
 adds the rows of the read models.
 """
 
@@ -10,20 +10,22 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Self
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
+from headwater.kafka import decode_record
 from headwater.postgres import Connection, Database
 
-TOPICS: Final = ("order", "reservation", "stock")
+TOPICS: Final = ("order", "stock", "reservation", "payment", "shipment", "to_inventory", "to_payment", "to_shipping")
 KAFKA_TIMEOUT_SECONDS: Final = 30.0
 POLL_INTERVAL_SECONDS: Final = 0.02
 
 Position = tuple[int, int]
-"""Epoch and position, as Kafka's headers write them: `epoch:position`."""
+"""Epoch and position."""
 Row = Mapping[str, Any]
 
 
@@ -37,6 +39,7 @@ class LoggedEvent:
     type: str
     data: Mapping[str, Any]
     event_id: str
+    recorded_at: datetime
 
     @property
     def category(self) -> str:
@@ -83,15 +86,29 @@ class Evidence:
     initial_stock: Mapping[int, int]
     """Units by product, from the catalogue."""
     order_count: int
-    orders: Log
-    inventory: Log
+    logs: Mapping[str, Log]
+    """By service."""
     records: tuple[KafkaRecord, ...]
     """In the order of their offsets within each partition."""
     order_status: Mapping[str, Row]
     stock_level: Mapping[str, Row]
-    customer_orders: Mapping[str, Row]
-    differences: Mapping[str, list[str]] = field(default_factory=dict[str, list[str]])
+    revenue: Mapping[str, Row]
+    """By customer and month, `ALFKI 1997-08`."""
+    differences: Mapping[str, list[str]]
     """By read model: what `service.verify` found."""
+    sagas: Mapping[str, int]
+    """How many there are of each status."""
+    dead_letters: tuple[str, ...]
+    """Messages that a handler gave up on, each in a sentence."""
+
+    @property
+    def orders(self) -> dict[str, list[LoggedEvent]]:
+        """The events of each order, by its id."""
+        return self.by_order("orders", "order")
+
+    def by_order(self, service: str, category: str) -> dict[str, list[LoggedEvent]]:
+        """The events of each stream of a category that is named after an order."""
+        return {name.removeprefix(f"{category}-"): events for name, events in self.logs[service].streams(category).items()}
 
 
 # -- the logs ---------------------------------------------------------------------------------------------------------
@@ -100,11 +117,13 @@ class Evidence:
 async def read_log(connection: Connection) -> Log:
     """The whole log of a database."""
     rows = await connection.fetch(
-        "SELECT global_position, stream_name, version, type, data, event_id FROM headwater.log ORDER BY global_position"
+        "SELECT global_position, stream_name, version, type, data, event_id, recorded_at FROM headwater.log ORDER BY global_position"
     )
     log_id = await connection.fetchval("SELECT log_id FROM headwater.log_epochs LIMIT 1")
     events = (
-        LoggedEvent(r["global_position"], r["stream_name"], r["version"], r["type"], json.loads(r["data"]), str(r["event_id"]))
+        LoggedEvent(
+            r["global_position"], r["stream_name"], r["version"], r["type"], json.loads(r["data"]), str(r["event_id"]), r["recorded_at"]
+        )
         for r in rows
     )
     return Log(log_id=str(log_id), events=tuple(events))
@@ -117,14 +136,24 @@ async def count_events(database: Database) -> Counter[str]:
     return Counter({row["type"]: row["events"] for row in rows})
 
 
-async def unanswered_orders(database: Database, limit: int = 5) -> list[str]:
-    """A few streams that hold an order and no answer."""
+async def open_orders(database: Database, limit: int = 5) -> list[str]:
+    """A few streams of orders that have not ended."""
     async with database.connection() as connection:
         rows = await connection.fetch(
-            "SELECT stream_name FROM headwater.log WHERE stream_name LIKE 'order-%' GROUP BY stream_name HAVING max(version) = 1 LIMIT $1",
+            """
+            SELECT stream_name FROM headwater.log WHERE stream_name LIKE 'order-%' AND type LIKE 'Order%'
+             GROUP BY stream_name HAVING NOT bool_or(type IN ('OrderConfirmed', 'OrderCancelled')) LIMIT $1
+            """,
             limit,
         )
     return [row["stream_name"] for row in rows]
+
+
+async def next_offsets(database: Database) -> dict[tuple[str, int], int]:
+    """How far a service's handlers got in each partition of their topics."""
+    async with database.connection() as connection:
+        rows = await connection.fetch("SELECT topic, partition, next_offset FROM headwater.consumer_positions")
+    return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
 
 
 # -- Kafka ------------------------------------------------------------------------------------------------------------
@@ -137,6 +166,8 @@ class KafkaTail:
         self._consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest")
         self._followed: set[str] = set()
         self._seen: set[tuple[TopicPartition, int]] = set()
+        self.ends: dict[tuple[str, int], int] = {}
+        """By topic and partition: the offset after the last record seen."""
 
     async def __aenter__(self) -> Self:
         await self._consumer.start()
@@ -153,6 +184,7 @@ class KafkaTail:
         if self._followed:
             for partition, batch in (await self._consumer.getmany(timeout_ms=0)).items():
                 self._seen.update((partition, record.offset) for record in batch)
+                self.ends[partition] = max(self.ends.get(partition, 0), batch[-1].offset + 1)
         return len(self._seen)
 
 
@@ -187,23 +219,19 @@ async def _read_to_end(consumer: AIOKafkaConsumer, partitions: list[TopicPartiti
 
 
 def record_of(record: ConsumerRecord[bytes, bytes]) -> KafkaRecord:
-    """What a record says of itself."""
-    headers = {name: value.decode() for name, value in record.headers}
+    """What a record says, decoded as a consumer of Headwater does."""
+    envelope = decode_record(record.key, record.value, record.headers, record.timestamp)
+    event = envelope.event
     return KafkaRecord(
         topic=record.topic,
         partition=record.partition,
         offset=record.offset,
-        stream_name=(record.key or b"").decode(),
-        log_id=headers.get("headwater-log", ""),
-        event_id=headers.get("ce_id", ""),
-        type=headers.get("ce_type", ""),
-        position=_position(headers.get("headwater-position", "0:0")),
-        previous=_position(headers.get("headwater-previous", "0:0")),
-        version=int(headers.get("headwater-version", "0")),
-        data=json.loads(record.value or b"{}"),
+        stream_name=event.stream_name,
+        log_id=str(envelope.log_id),
+        event_id=str(event.event_id),
+        type=event.type,
+        position=envelope.position,
+        previous=envelope.previous,
+        version=event.version,
+        data=json.loads(event.data),
     )
-
-
-def _position(text: str) -> Position:
-    epoch, _, position = text.partition(":")
-    return int(epoch), int(position)

@@ -1,21 +1,22 @@
-"""The inventory service: reserves every line of an order or none, and answers.
+"""The inventory service: reserves every line of an order or none, and puts back what is given up.
 
 Run it: headwater run orders.inventory:service
 
 It has a database of its own and knows of orders only what Kafka brings. Each product has a stream, `stock-<id>`, which begins with a count and
-goes on with what was reserved; how many units are left is the fold of that stream.
+goes on with what was reserved and released; each order has one, `reservation-<id>`, with the answers. Both tell what is true now when folded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from headwater import NO_STREAM, Context, Event, Projection, Service, on
 from headwater.errors import WrongExpectedVersion
 from headwater.eventstore import EventStore
-from orders.events import OrderPlaced, ReservationRejected, StockCounted, StockReserved, UnitsReserved
+from orders.commands import ReleaseStock, ReserveStock
+from orders.events import ReservationRejected, StockCounted, StockReleased, StockReserved, Units, UnitsReleased, UnitsReserved
 from orders.northwind import Product
 
 service = Service("inventory")
@@ -35,34 +36,77 @@ class Shelf:
 
 def evolve(shelf: Shelf, event: Event) -> Shelf:
     """The shelf after one more event."""
-    version = shelf.version + 1
+    shelf = replace(shelf, version=shelf.version + 1)
     match event:
         case StockCounted():
-            return replace(shelf, product_name=event.product_name, units_on_hand=event.units, version=version)
+            return replace(shelf, product_name=event.product_name, units_on_hand=event.units)
         case UnitsReserved():
-            return replace(shelf, units_on_hand=shelf.units_on_hand - event.units, version=version)
+            return replace(shelf, units_on_hand=shelf.units_on_hand - event.units)
+        case UnitsReleased():
+            return replace(shelf, units_on_hand=shelf.units_on_hand + event.units)
         case _:
-            return replace(shelf, version=version)
+            return shelf
 
 
-def decide(order: OrderPlaced, shelves: Mapping[int, Shelf]) -> tuple[list[UnitsReserved], StockReserved | ReservationRejected]:
-    """Reserve every line or none: what leaves which shelf, and the answer to the order."""
-    wanted = order.units_by_product()
-    for product_id, units in wanted.items():
-        shelf = shelves[product_id]
-        if shelf.units_on_hand < units:
-            return [], ReservationRejected(
-                order_id=order.order_id,
-                reason=f"{units} units of {shelf.product_name or f'product {product_id}'} are wanted and {shelf.units_on_hand} are left",
-                product_id=product_id,
-                units_wanted=units,
+def decide_reservation(command: ReserveStock, shelves: Mapping[int, Shelf]) -> StockReserved | ReservationRejected:
+    """Every line, or none."""
+    for wanted in command.units:
+        shelf = shelves[wanted.product_id]
+        if shelf.units_on_hand < wanted.units:
+            name = shelf.product_name or f"product {wanted.product_id}"
+            return ReservationRejected(
+                order_id=command.order_id,
+                reason=f"{wanted.units} units of {name} are wanted and {shelf.units_on_hand} are left",
+                product_id=wanted.product_id,
+                units_wanted=wanted.units,
                 units_available=shelf.units_on_hand,
             )
-    reserved = [UnitsReserved(product_id=product_id, order_id=order.order_id, units=units) for product_id, units in wanted.items()]
-    return reserved, StockReserved(order_id=order.order_id, units=sum(wanted.values()))
+    return StockReserved(order_id=command.order_id, units=command.units)
+
+
+def decide_release(answers: Sequence[Event]) -> tuple[Units, ...] | None:
+    """What goes back to the shelves, by the answers given so far; None when there is nothing to be said.
+
+    Released before it was reserved means: never to be reserved.
+    """
+    match answers:
+        case []:
+            return ()
+        case [StockReserved() as held]:
+            return held.units
+        case _:
+            return None
 
 
 # -- the service ------------------------------------------------------------------------------------------------------
+
+
+@service.on(ReserveStock)
+async def reserve_stock(command: ReserveStock, context: Context) -> None:
+    """Take every line's units off the shelves, or none, and answer; all of it commits together, with the place in the topic.
+
+    Expecting the versions that were read means: if another order got at a shelf first, nothing of this is kept and the order is decided anew.
+    """
+    if await answers_to(command, context):
+        return
+    shelves = {wanted.product_id: await load_shelf(wanted.product_id, context) for wanted in command.units}
+    answer = decide_reservation(command, shelves)
+    for taken in answer.units if isinstance(answer, StockReserved) else ():
+        event = UnitsReserved(product_id=taken.product_id, order_id=command.order_id, units=taken.units)
+        await context.append(stream_of(taken.product_id), event, expected_version=shelves[taken.product_id].version)
+    await context.append(f"reservation-{command.order_id}", answer, expected_version=NO_STREAM)
+
+
+@service.on(ReleaseStock)
+async def release_stock(command: ReleaseStock, context: Context) -> None:
+    """Put back what is reserved for the order, once."""
+    answers = await answers_to(command, context)
+    if (back := decide_release(answers)) is None:
+        return
+    for released in back:
+        event = UnitsReleased(product_id=released.product_id, order_id=command.order_id, units=released.units)
+        await context.append(stream_of(released.product_id), event)
+    await context.append(f"reservation-{command.order_id}", StockReleased(order_id=command.order_id), expected_version=len(answers))
 
 
 def stream_of(product_id: int) -> str:
@@ -70,17 +114,9 @@ def stream_of(product_id: int) -> str:
     return f"stock-{product_id}"
 
 
-@service.on(OrderPlaced)
-async def reserve_stock(order: OrderPlaced, context: Context) -> None:
-    """Take every line's units off the shelves, or none, and answer; all of it commits together, with the place in the topic.
-
-    Expecting the versions that were read means: if another order got at a shelf first, nothing of this is kept and the order is decided anew.
-    """
-    shelves = {product_id: await load_shelf(product_id, context) for product_id in order.units_by_product()}
-    reserved, answer = decide(order, shelves)
-    for units in reserved:
-        await context.append(stream_of(units.product_id), units, expected_version=shelves[units.product_id].version)
-    await context.append(f"reservation-{order.order_id}", answer, expected_version=NO_STREAM)
+async def answers_to(command: ReserveStock | ReleaseStock, context: Context) -> list[Event]:
+    """What this order was told so far."""
+    return [context.decode(recorded) async for recorded in context.read_stream(f"reservation-{command.order_id}")]
 
 
 async def load_shelf(product_id: int, context: Context) -> Shelf:
@@ -93,7 +129,7 @@ async def load_shelf(product_id: int, context: Context) -> Shelf:
 
 @service.projection
 class StockLevel(Projection, key="product_id"):
-    """How many units of a product there are and where they went."""
+    """How many units of a product there are, and how many are promised or gone."""
 
     product_name: str = ""
     units_on_hand: int = 0
@@ -108,6 +144,11 @@ class StockLevel(Projection, key="product_id"):
     def reserved(self, event: UnitsReserved) -> None:
         self.units_on_hand -= event.units
         self.units_reserved += event.units
+
+    @on(UnitsReleased)
+    def released(self, event: UnitsReleased) -> None:
+        self.units_on_hand += event.units
+        self.units_reserved -= event.units
 
 
 async def count_stock(store: EventStore, products: Iterable[Product]) -> None:

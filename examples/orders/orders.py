@@ -1,4 +1,4 @@
-"""The orders service: takes orders, and learns from the inventory whether they can be met.
+"""The orders service: takes orders, sees each through to its end, and shows where they stand.
 
 Run it: headwater run orders.orders:service
 """
@@ -7,31 +7,14 @@ from __future__ import annotations
 
 from decimal import Decimal
 from typing import Literal
-from uuid import UUID
 
-from headwater import Context, Projection, Service, SqlProjection, on
+from headwater import Projection, Service, SqlProjection, on
 from headwater.postgres import Connection
-from orders.events import OrderConfirmed, OrderPlaced, OrderRejected, ReservationRejected, StockReserved
+from orders.events import Cause, OrderCancelled, OrderConfirmed, OrderPaid, OrderPlaced
+from orders.fulfilment import OrderFulfilment
 
 service = Service("orders")
-
-
-def stream_of(order_id: UUID) -> str:
-    """The stream of one order."""
-    return f"order-{order_id}"
-
-
-# An order's stream begins with OrderPlaced, so whoever answers finds exactly one event in it. A second answer would be refused.
-
-
-@service.on(StockReserved)
-async def confirm(event: StockReserved, context: Context) -> None:
-    await context.append(stream_of(event.order_id), OrderConfirmed(order_id=event.order_id), expected_version=1)
-
-
-@service.on(ReservationRejected)
-async def reject(event: ReservationRejected, context: Context) -> None:
-    await context.append(stream_of(event.order_id), OrderRejected(order_id=event.order_id, reason=event.reason), expected_version=1)
+service.saga(OrderFulfilment)
 
 
 @service.projection
@@ -40,44 +23,50 @@ class OrderStatus(Projection, key="order_id"):
 
     customer_id: str = ""
     amount: Decimal = Decimal(0)
-    status: Literal["placed", "confirmed", "rejected"] = "placed"
+    status: Literal["placed", "paid", "confirmed", "cancelled"] = "placed"
+    cause: Cause | None = None
     reason: str | None = None
 
     @on(OrderPlaced)
     def placed(self, event: OrderPlaced) -> None:
         self.customer_id, self.amount = event.customer_id, event.amount
 
+    @on(OrderPaid)
+    def paid(self, _event: OrderPaid) -> None:
+        self.status = "paid"
+
     @on(OrderConfirmed)
     def confirmed(self, _event: OrderConfirmed) -> None:
         self.status = "confirmed"
 
-    @on(OrderRejected)
-    def rejected(self, event: OrderRejected) -> None:
-        self.status, self.reason = "rejected", event.reason
+    @on(OrderCancelled)
+    def cancelled(self, event: OrderCancelled) -> None:
+        self.status, self.cause, self.reason = "cancelled", event.cause, event.reason
 
 
 @service.projection
-class CustomerOrders(SqlProjection):
-    """What each customer ordered: a table of its own, to be joined and summed in SQL (`projection_customer_orders.customer_orders`)."""
+class Revenue(SqlProjection):
+    """What each customer brought in each month: a table of its own, to be joined and summed in SQL (`projection_revenue.revenue`)."""
 
     tables = """
-        CREATE TABLE customer_orders (
-            customer_id text    PRIMARY KEY,
+        CREATE TABLE revenue (
+            customer_id text    NOT NULL,
+            month       date    NOT NULL,
             orders      bigint  NOT NULL,
-            units       bigint  NOT NULL,
-            amount      numeric NOT NULL
+            amount      numeric NOT NULL,
+            PRIMARY KEY (customer_id, month)
         )
     """
 
-    @on(OrderPlaced)
-    async def placed(self, event: OrderPlaced, connection: Connection) -> None:
+    @on(OrderConfirmed)
+    async def confirmed(self, event: OrderConfirmed, connection: Connection) -> None:
         await connection.execute(
             """
-            INSERT INTO customer_orders AS c (customer_id, orders, units, amount) VALUES ($1, 1, $2, $3)
-            ON CONFLICT (customer_id) DO UPDATE
-               SET orders = c.orders + 1, units = c.units + excluded.units, amount = c.amount + excluded.amount
+            INSERT INTO revenue AS r (customer_id, month, orders, amount) VALUES ($1, $2, 1, $3)
+            ON CONFLICT (customer_id, month) DO UPDATE
+               SET orders = r.orders + 1, amount = r.amount + excluded.amount
             """,
             event.customer_id,
-            sum(line.quantity for line in event.lines),
+            event.ordered_at.date().replace(day=1),
             event.amount,
         )

@@ -8,8 +8,8 @@ import os
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,11 +23,13 @@ from headwater.config import Settings, load_settings, redact
 from headwater.embedded import EmbeddedServers
 from headwater.errors import HeadwaterError, UsageError
 from headwater.postgres import Database, apply_migrations
+from orders import inventory, orders, payment, shipping
 from orders.evidence import TOPICS
 
+SERVICES: Final = {service.name: service for service in (orders.service, inventory.service, payment.service, shipping.service)}
 EXAMPLES: Final = Path(__file__).resolve().parents[1]
 DATABASE_PREFIX: Final = "headwater_demo_"
-READY_FACT: Final = '"service_running"'
+READY_FACT: Final = b'"service_running"'
 START_TIMEOUT_SECONDS: Final = 60.0
 STOP_TIMEOUT_SECONDS: Final = 15.0
 POLL_INTERVAL_SECONDS: Final = 0.05
@@ -46,8 +48,8 @@ class TopicsInUse(UsageError):
 class Stage:
     """Where the servers are."""
 
-    orders_dsn: str
-    inventory_dsn: str
+    dsns: Mapping[str, str]
+    """By service."""
     kafka: str
 
 
@@ -60,16 +62,33 @@ async def open_stage() -> AsyncIterator[Stage]:
     async with EmbeddedServers(postgres=settings.postgres is None, kafka=settings.kafka is None) as servers:
         server_dsn = settings.postgres or (servers.postgres.dsn if servers.postgres else "")
         kafka = settings.kafka or (servers.kafka.bootstrap if servers.kafka else "")
-        orders_dsn, inventory_dsn = [await _fresh_database(server_dsn, name) for name in ("orders", "inventory")]
-        yield Stage(orders_dsn, inventory_dsn, kafka)
+        yield Stage({name: await _fresh_database(server_dsn, name) for name in SERVICES}, kafka)
 
 
-def client_of(service: Service, dsn: str, kafka: str) -> Service:
-    """The same service, seen from another process: its name and read models, without its handlers, at these servers."""
-    client = Service(service.name, settings=Settings(postgres=dsn, kafka=kafka))
-    for projection in service.projections.values():
-        client.projection(projection)
-    return client
+@asynccontextmanager
+async def open_clients(stage: Stage) -> AsyncIterator[dict[str, Service]]:
+    """Every service as another process sees it: its log and read models, without its handlers."""
+    async with AsyncExitStack() as stack:
+        clients: dict[str, Service] = {}
+        for name, service in SERVICES.items():
+            clients[name] = Service(name, settings=Settings(postgres=stage.dsns[name], kafka=stage.kafka))
+            for projection in service.projections.values():
+                clients[name].projection(projection)
+            await stack.enter_async_context(clients[name].connect())
+        yield clients
+
+
+@asynccontextmanager
+async def run_services(stage: Stage, folder: Path) -> AsyncIterator[dict[str, ServiceProcess]]:
+    """Run every service, each in its own process, as long as the block."""
+    processes = {name: ServiceProcess(name, stage, folder) for name in SERVICES}
+    try:
+        for process in processes.values():
+            await process.start()
+        await asyncio.gather(*(process.ready() for process in processes.values()))
+        yield processes
+    finally:
+        await asyncio.gather(*(process.stop() for process in processes.values()))
 
 
 async def _fresh_database(server_dsn: str, service_name: str) -> str:
@@ -102,34 +121,36 @@ async def _refuse_used_topics(kafka: str) -> None:
 
 
 class ServiceProcess:
-    """`headwater run` of one service, with its output in a file."""
+    """`headwater run` of one service, with its output in a file. It may be killed and started again."""
 
-    def __init__(self, target: str, process: Process, log: Path) -> None:
-        self.target, self.log, self._process = target, log, process
-
-    @classmethod
-    async def start(cls, target: str, *, dsn: str, kafka: str, folder: Path) -> ServiceProcess:
-        """Start it in a session of its own, so that Ctrl-C reaches the demo alone, which then ends its services in good order."""
-        log = folder / f"{target.partition(':')[0]}.log"
-        environment = {
+    def __init__(self, name: str, stage: Stage, folder: Path, *, target: str | None = None) -> None:
+        self.name, self.target, self.log = name, target or f"orders.{name}:service", folder / f"{name}.log"
+        self._environment = {
             **os.environ,
-            "HEADWATER_POSTGRES": dsn,
-            "HEADWATER_KAFKA": kafka,
+            "HEADWATER_POSTGRES": stage.dsns[name],
+            "HEADWATER_KAFKA": stage.kafka,
+            # A static member of its consumer group: it comes back to its partitions at once, instead of waiting until the dead one's session ends.
+            "HEADWATER_INSTANCE_ID": f"{name}-{folder.name}",
             "HEADWATER_LOG_FORMAT": "json",
             "HEADWATER_LOG_LEVEL": "info",
         }
-        with log.open("ab") as output:
-            process = await asyncio.create_subprocess_exec(
+        self._process: Process | None = None
+        self._log_read_from = 0
+
+    async def start(self) -> None:
+        """Start it in a session of its own, so that Ctrl-C reaches the demo alone, which then ends its services in good order."""
+        with self.log.open("ab") as output:
+            self._log_read_from = output.tell()
+            self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", "orders.worker", target),
+                *("-m", "orders.worker", self.target),
                 cwd=EXAMPLES,
-                env=environment,
+                env=self._environment,
                 stdin=PIPE,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
             )
-        return cls(target, process, log)
 
     async def ready(self) -> None:
         """Return once the service says that it runs.
@@ -138,30 +159,49 @@ class ServiceProcess:
             DemoFailed: it ended instead, or took too long.
         """
         until = time.monotonic() + START_TIMEOUT_SECONDS
-        while READY_FACT not in self.log.read_text(encoding="utf-8", errors="replace"):
+        while READY_FACT not in self._output():
             self.require_running()
             if time.monotonic() > until:
                 raise DemoFailed(f"the process of {self.target} was not ready within {START_TIMEOUT_SECONDS:.0f} s.\n{self.last_words()}")
             await asyncio.sleep(POLL_INTERVAL_SECONDS)
 
+    async def kill(self) -> None:
+        """SIGKILL: no goodbye to anybody."""
+        assert self._process is not None, "was started"
+        process, self._process = self._process, None
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
     def require_running(self) -> None:
         """Raise when it has ended by itself, with its last words."""
-        if self._process.returncode is not None:
+        if self._process is not None and self._process.returncode is not None:
             raise DemoFailed(f"the process of {self.target} ended with status {self._process.returncode}.\n{self.last_words()}")
 
     def last_words(self) -> str:
         """The end of its log."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = self._output().decode(errors="replace").splitlines()
         shown = "\n".join(f"  {line}" for line in lines[-LOG_LINES_SHOWN:])
         return f"The last lines of {self.log}:\n{shown}" if shown else f"It wrote nothing to {self.log}."
 
     async def stop(self) -> None:
         """Ask it to end, insist when it does not; safe twice."""
+        process = self._process
+        if process is None:
+            return
         with contextlib.suppress(ProcessLookupError):
-            if self._process.returncode is None:
-                self._process.terminate()
+            if process.returncode is None:
+                process.terminate()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_SECONDS)
-            if self._process.returncode is None:
-                self._process.kill()
-                await self._process.wait()
+                    await asyncio.wait_for(process.wait(), STOP_TIMEOUT_SECONDS)
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    def _output(self) -> bytes:
+        """What it wrote since it was started last."""
+        if not self.log.exists():
+            return b""
+        with self.log.open("rb") as log:
+            log.seek(self._log_read_from)
+            return log.read()

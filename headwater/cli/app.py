@@ -55,14 +55,17 @@ def demo_command(
     orders: Annotated[
         int, typer.Option("--orders", min=1, help="How many orders to place; the real ones are repeated with new ids.")
     ] = 830,
+    chaos: Annotated[
+        bool, typer.Option("--chaos", help="Kill a random service process every three seconds, and start it again, while the orders run.")
+    ] = False,
 ) -> None:
-    """Place real orders in one service, reserve stock in another over Kafka, and check every promise.
+    """Take real orders through four services over Kafka, with sagas between them, and check every promise.
 
     Starts its own servers, ends by itself, and exits 0 only if all checks hold.
     """
     from headwater.cli import demo
 
-    raise typer.Exit(demo.run_demo(order_count=orders, json_output=json_output))
+    raise typer.Exit(demo.run_demo(order_count=orders, json_output=json_output, chaos=chaos))
 
 
 @app.command("migrate")
