@@ -15,6 +15,7 @@ restores the topic and the partition is claimed anew; other partitions go on).
 A batch is one transaction: the effects of all handlers for records of many partitions, and their rows. When it fails through one message, what
 came before commits, then the partition of that message waits and tries it alone, with growing delays. After `RetryPolicy.attempts_max` attempts
 the message is kept as a dead letter, in the transaction that moves the position past it; what its other handlers did is kept.
+A dead letter waits until somebody decides (`DeadLetterDesk`); a retry is worked by `DeadLetterRetrier`, under the lock of the letter's row.
 Every later message of the partition waits meanwhile; issue 6 parks the key instead, so that only later messages of that key wait.
 
 What can fail: a handler (above); PostgreSQL or Kafka away (waited out, for ever, with growing delays, telling so); a deadlock, or a database that

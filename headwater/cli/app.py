@@ -7,7 +7,6 @@ added below.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import Annotated, Any, Final
 
@@ -138,10 +137,11 @@ def run(arguments: list[str] | None = None) -> int:
         return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return 130
-    except BrokenPipeError:
-        # Whoever read our output has seen enough, like `head`; what is left in the buffer must not fail at the exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except SystemExit as end:
+        # Click's way to say that whoever read our output has seen enough, like `head`; that is no failure.
+        if isinstance(end.__context__, BrokenPipeError):
+            return 0
+        raise
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("click", "typer"):
             raise

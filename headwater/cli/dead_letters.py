@@ -190,10 +190,9 @@ def parse_status(word: str) -> tuple[LetterStatus, ...]:
 
     if word in ("all", "open"):
         return ALL_STATUSES if word == "all" else OPEN_STATUSES
-    found = tuple(status for status in ALL_STATUSES if status == word)
-    if not found:
+    if (index := ALL_STATUSES.index(word) if word in ALL_STATUSES else None) is None:
         raise UsageError(f"--status {word} means nothing; write open, all, {', '.join(ALL_STATUSES)}")
-    return found
+    return (ALL_STATUSES[index],)
 
 
 def choose(
@@ -352,7 +351,7 @@ async def _decide(decision: Decision, chosen: LetterFilter, *, limit: int, yes: 
 
 
 def _ask(decision: Decision, count: int, total: int, *, yes: bool, json_output: bool) -> None:
-    how_many = f"{count:,} dead letters" if count == total else f"the oldest {count:,} of {total:,} dead letters"
+    how_many = _letters(count) if count == total else f"the oldest {count:,} of {total:,} dead letters"
     can_ask = sys.stdin.isatty() and sys.stdout.isatty() and not json_output
     if yes or (decision.without_asking and not can_ask):
         return
@@ -371,5 +370,9 @@ def _tell(decision: Decision, changed: Sequence[int], refused: dict[int, str], t
     if not changed:
         print(f"nothing to {decision.verb}")
         return
-    what = f"{len(changed):,} dead letters {'to be retried' if decision.verb == 'retry' else decision.done}"
+    what = f"{_letters(len(changed))} {'to be retried' if decision.verb == 'retry' else decision.done}"
     print(f"{what}; {decision.hint}")
+
+
+def _letters(count: int) -> str:
+    return f"{count:,} dead letter{'' if count == 1 else 's'}"

@@ -283,7 +283,13 @@ CREATE TABLE headwater.dead_letters (
     first_failed_at timestamp with time zone NOT NULL,
     last_failed_at timestamp with time zone NOT NULL,
     stored_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    CONSTRAINT dead_letters_content_kept CHECK (((data IS NOT NULL) OR (raw IS NOT NULL)))
+    status text DEFAULT 'waiting'::text NOT NULL,
+    retry_requested_at timestamp with time zone,
+    settled_at timestamp with time zone,
+    CONSTRAINT dead_letters_content_kept CHECK (((data IS NOT NULL) OR (raw IS NOT NULL))),
+    CONSTRAINT dead_letters_retry_possible CHECK (((status <> ALL (ARRAY['retrying'::text, 'handled'::text])) OR (num_nulls(handler_name, event_id, data) = 0))),
+    CONSTRAINT dead_letters_settled_at_known CHECK (((settled_at IS NOT NULL) = (status = ANY (ARRAY['handled'::text, 'skipped'::text])))),
+    CONSTRAINT dead_letters_status_known CHECK ((status = ANY (ARRAY['waiting'::text, 'retrying'::text, 'handled'::text, 'skipped'::text])))
 );
 
 ALTER TABLE headwater.dead_letters ALTER COLUMN dead_letter_id ADD GENERATED ALWAYS AS IDENTITY (
@@ -394,6 +400,50 @@ CREATE TABLE headwater.relay_topics (
     CONSTRAINT relay_topics_partition_count_positive CHECK ((partition_count > 0))
 );
 
+CREATE TABLE headwater.saga_deadlines (
+    saga_type text NOT NULL COLLATE pg_catalog."C",
+    saga_key text NOT NULL COLLATE pg_catalog."C",
+    kind text NOT NULL COLLATE pg_catalog."C",
+    name text NOT NULL COLLATE pg_catalog."C",
+    due_at timestamp with time zone NOT NULL,
+    period_seconds double precision DEFAULT 0 NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    is_failed boolean DEFAULT false NOT NULL,
+    error text,
+    CONSTRAINT saga_deadlines_failed_with_error CHECK (((NOT is_failed) OR (error IS NOT NULL))),
+    CONSTRAINT saga_deadlines_kind_known CHECK ((kind = ANY (ARRAY['said'::text, 'undo'::text, 'end'::text])))
+);
+
+CREATE TABLE headwater.saga_history (
+    saga_type text NOT NULL COLLATE pg_catalog."C",
+    saga_key text NOT NULL COLLATE pg_catalog."C",
+    number integer NOT NULL,
+    happened_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    kind text NOT NULL,
+    subject text NOT NULL,
+    detail text NOT NULL
+);
+
+CREATE TABLE headwater.sagas (
+    saga_type text NOT NULL COLLATE pg_catalog."C",
+    saga_key text NOT NULL COLLATE pg_catalog."C",
+    phase text DEFAULT 'running'::text NOT NULL,
+    status text DEFAULT 'running'::text NOT NULL,
+    state jsonb NOT NULL,
+    steps jsonb DEFAULT '[]'::jsonb NOT NULL,
+    reason text,
+    correlation_id text NOT NULL,
+    cause_id uuid NOT NULL,
+    history_count integer DEFAULT 0 NOT NULL,
+    started_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    ended_at timestamp with time zone,
+    CONSTRAINT sagas_ended_at_known CHECK (((ended_at IS NOT NULL) = (phase = ANY (ARRAY['completed'::text, 'compensated'::text])))),
+    CONSTRAINT sagas_phase_known CHECK ((phase = ANY (ARRAY['running'::text, 'compensating'::text, 'completed'::text, 'compensated'::text]))),
+    CONSTRAINT sagas_status_known CHECK ((status = ANY (ARRAY['running'::text, 'compensating'::text, 'completed'::text, 'compensated'::text, 'stuck'::text])))
+)
+WITH (fillfactor='50');
+
 ALTER TABLE headwater.streams ALTER COLUMN stream_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME headwater.streams_stream_id_seq
     START WITH 1
@@ -439,6 +489,15 @@ ALTER TABLE ONLY headwater.relay_positions
 ALTER TABLE ONLY headwater.relay_topics
     ADD CONSTRAINT relay_topics_pkey PRIMARY KEY (topic);
 
+ALTER TABLE ONLY headwater.saga_deadlines
+    ADD CONSTRAINT saga_deadlines_pkey PRIMARY KEY (saga_type, saga_key, kind, name);
+
+ALTER TABLE ONLY headwater.saga_history
+    ADD CONSTRAINT saga_history_pkey PRIMARY KEY (saga_type, saga_key, number);
+
+ALTER TABLE ONLY headwater.sagas
+    ADD CONSTRAINT sagas_pkey PRIMARY KEY (saga_type, saga_key);
+
 ALTER TABLE ONLY headwater.streams
     ADD CONSTRAINT streams_pkey PRIMARY KEY (stream_id);
 
@@ -446,3 +505,15 @@ ALTER TABLE ONLY headwater.streams
     ADD CONSTRAINT streams_stream_name_key UNIQUE (stream_name);
 
 CREATE INDEX dead_letters_group_name_idx ON headwater.dead_letters USING btree (group_name, dead_letter_id);
+
+CREATE INDEX dead_letters_retrying_idx ON headwater.dead_letters USING btree (group_name, dead_letter_id) WHERE (status = 'retrying'::text);
+
+CREATE INDEX saga_deadlines_due_at_idx ON headwater.saga_deadlines USING btree (due_at) WHERE (NOT is_failed);
+
+CREATE INDEX sagas_status_idx ON headwater.sagas USING btree (status, started_at);
+
+ALTER TABLE ONLY headwater.saga_deadlines
+    ADD CONSTRAINT saga_deadlines_saga_fkey FOREIGN KEY (saga_type, saga_key) REFERENCES headwater.sagas(saga_type, saga_key) ON DELETE CASCADE;
+
+ALTER TABLE ONLY headwater.saga_history
+    ADD CONSTRAINT saga_history_saga_fkey FOREIGN KEY (saga_type, saga_key) REFERENCES headwater.sagas(saga_type, saga_key) ON DELETE CASCADE;

@@ -244,11 +244,11 @@ class Choreography:
         await self.store.save(turn.effects, record, turn.changes)
         kinds = {note.kind for note in turn.changes.notes}
         if "started" in kinds:
-            _log.info("saga_started", saga_type=record.saga_type, saga_key=record.key)
+            _log.debug("saga_started", saga_type=record.saga_type, saga_key=record.key)
         if "compensating" in kinds:
-            _log.info("saga_compensates", saga_type=record.saga_type, saga_key=record.key, reason=record.reason)
+            _log.debug("saga_compensates", saga_type=record.saga_type, saga_key=record.key, reason=record.reason)
         if record.progress.phase.is_end:
-            _log.info("saga_ended", saga_type=record.saga_type, saga_key=record.key, phase=record.progress.phase.value)
+            _log.debug("saga_ended", saga_type=record.saga_type, saga_key=record.key, phase=record.progress.phase.value)
         if "stuck" in kinds:
             errors = [f"{deadline.name}: {error}" for deadline, error in record.failed_deadlines.items()]
             _log.error("saga_stuck", saga_type=record.saga_type, saga_key=record.key, errors=errors)

@@ -8,6 +8,7 @@ from typing import Any, Final
 import asyncpg
 import orjson
 
+from headwater.bus import EffectsRefused
 from headwater.errors import SagaNotFound, UsageError
 from headwater.postgres import Connection, Database, sql_file
 from headwater.sagas.definition import definition_of, key_text
@@ -60,6 +61,9 @@ class PostgresSagaStore:
 
     async def save(self, effects: SagaEffects, record: SagaRecord, changes: SagaChanges) -> None:
         """Row, deadlines and history in one statement; see `SagaStore.save`."""
+        if not effects.connection.is_in_transaction():
+            # What is saved now would be kept by itself, without the position and whatever else belongs to this turn.
+            raise EffectsRefused("a saga's method ended the transaction; it must neither commit nor roll back saga.connection")
         removed, settings = list(changes.deadlines_removed), list(changes.deadlines_set.items())
         await effects.connection.execute(
             _SAVE_SAGA,

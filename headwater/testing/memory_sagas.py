@@ -9,6 +9,7 @@ assert (await stage.get(OrderFulfilment, 1)).status == "compensating"
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -217,6 +218,12 @@ class MemorySagaEffects(MemoryEffects):
                 self.sagas.commit()
 
 
+def _event_classes_beside(saga_class: type[Saga]) -> list[type[Event]]:
+    """Those that the saga's module names: commands among them, which another module may have classes of the same name for."""
+    named = vars(sys.modules[saga_class.__module__]).values()
+    return [value for value in named if isinstance(value, type) and issubclass(value, Event) and value is not Event]
+
+
 class MemorySagas:
     """Plays sagas by hand: give events, look at what was sent, let time pass. Every event is one transaction."""
 
@@ -230,7 +237,7 @@ class MemorySagas:
         self._choreography = Choreography(Subscriptions(), store=self.store, retry_policy=_RETRY_POLICY, clock=self.clock)
         for saga_class in saga_classes:
             self._choreography.register(saga_class)
-            for event_class in definition_of(saga_class).event_classes:
+            for event_class in (*definition_of(saga_class).event_classes, *_event_classes_beside(saga_class)):
                 self._registry.register(event_class)
 
     @property

@@ -1,2 +1,0 @@
-from headwater.schemas.codec import AvroCodec
-__all__=["AvroCodec"]
