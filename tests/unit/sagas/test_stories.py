@@ -291,3 +291,37 @@ async def test_answers_that_only_their_content_tells_apart() -> None:
     await stage.give(Answered(order_id="1", ok=False))
     assert stage.take_sent() == (ReleaseStock(order_id="1"),), "without undone_by it counts as soon as it is sent"
     assert (await stage.get(Story, "1")).status is SagaStatus.COMPENSATED
+
+
+async def test_news_that_come_late_are_undone_and_not_given_to_methods() -> None:
+    called: list[str] = []
+
+    class Parallel(Saga, key="order_id"):
+        first = Step(done_by=StockReserved, undone_by=StockReleased)
+        second = Step(done_by=PaymentTaken, undone_by=PaymentRefunded)
+
+        @starts_on(OrderPlaced)
+        async def placed(self, event: OrderPlaced, saga: SagaContext) -> None:
+            await saga.send(self.first, ReserveStock(order_id="1"), compensation=ReleaseStock(order_id="1"))
+            await saga.send(self.second, TakePayment(order_id="1", amount=Decimal(1)), compensation=RefundPayment(order_id="1"))
+            saga.set_deadline("soon", after=timedelta(seconds=1))
+
+        @on(StockReserved)
+        async def reserved(self, event: StockReserved, saga: SagaContext) -> None:
+            called.append("reserved")
+
+        @on_deadline("soon")
+        async def soon(self, saga: SagaContext) -> None:
+            await saga.compensate("late")
+
+    stage = MemorySagas(Parallel)
+    await stage.give(PLACED)
+    await stage.advance(timedelta(seconds=2))
+    stage.take_sent()
+    await stage.give(RESERVED)
+    assert (called, stage.take_sent()) == ([], ()), "its turn comes after the step behind it"
+    assert [step.status for step in (await stage.get(Parallel, "1")).steps] == ["done", "undoing"]
+    await stage.give(PaymentRefunded(order_id="1"))
+    assert stage.take_sent() == (ReleaseStock(order_id="1"),)
+    await stage.give(StockReleased(order_id="1"))
+    assert (called, (await stage.get(Parallel, "1")).status) == ([], SagaStatus.COMPENSATED)
