@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
-from headwater.bus import Consumer, DeadLetters, HandlerDecorator, PostgresEffects, Subscriptions
+from headwater.bus import Consumer, DeadLetterRetrier, DeadLetters, HandlerDecorator, PostgresEffects, Subscriptions
 from headwater.config import Settings, load_settings
 from headwater.embedded import SHARED_SERVERS
 from headwater.errors import NotFoundError, StoreNotOpen, UsageError
@@ -283,7 +283,10 @@ class Service:
                 instance_id=settings.instance_id,
                 registry=self.events.registry,
             )
-            workers.append(consumer.run())
+            retrier = DeadLetterRetrier.connect(
+                self.subscriptions, parts.store, parts.publisher, parts.database, group=self.name, registry=self.events.registry
+            )
+            workers += [consumer.run(), retrier.run()]
         return workers
 
     # -- using --------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from headwater.cli.log import log_commands, stream_commands
 from headwater.cli.outbox import outbox_commands
 from headwater.cli.output import JsonOption, ServiceOption
 from headwater.cli.projections import projection_commands
+from headwater.cli.sagas import saga_commands
 from headwater.errors import HeadwaterError, UsageError
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ GROUPS: Final = {
     "stream": stream_commands,
     "outbox": outbox_commands,
     "projections": projection_commands,
+    "sagas": saga_commands,
     "dead-letters": dead_letter_commands,
 }
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from uuid import UUID
@@ -88,6 +89,16 @@ class Choreography:
         self._subscriptions.on(*definition.event_classes)(take)
         self._definitions[definition.name] = definition
         return saga_class
+
+    @contextmanager
+    def kept_in(self, store: SagaStore, *, clock: Clock) -> Generator[None]:
+        """Keep sagas in another store, on another clock, while the block runs: a test's, in memory."""
+        before = self.store, self.clock
+        self.store, self.clock = store, clock
+        try:
+            yield
+        finally:
+            self.store, self.clock = before
 
     # -- events --------------------------------------------------------------------------------------------------------
 
