@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from headwater.randomness import SeededRandomness
     from headwater.testing.memory_bus import MemoryEffects, MemorySource, MemoryTopics
     from headwater.testing.memory_projections import MemoryReadModels
+    from headwater.testing.memory_sagas import MemorySagas
     from headwater.testing.memory_service import MemoryService, memory_service
     from headwater.testing.memory_store import MemoryEventStore
     from headwater.testing.postgres import MigratedDatabases
@@ -29,6 +30,7 @@ _HOMES = {
     "MemoryEffects": "headwater.testing.memory_bus",
     "MemoryEventStore": "headwater.testing.memory_store",
     "MemoryReadModels": "headwater.testing.memory_projections",
+    "MemorySagas": "headwater.testing.memory_sagas",
     "MemoryService": "headwater.testing.memory_service",
     "MemorySource": "headwater.testing.memory_bus",
     "MemoryTopics": "headwater.testing.memory_bus",
@@ -45,6 +47,7 @@ __all__ = [
     "MemoryEffects",
     "MemoryEventStore",
     "MemoryReadModels",
+    "MemorySagas",
     "MemoryService",
     "MemorySource",
     "MemoryTopics",

@@ -13,9 +13,11 @@ from headwater.errors import HandlerFailed, UsageError
 from headwater.eventstore import EventStore, WatchedEventStore
 from headwater.messages import Event, RecordedEvent
 from headwater.outbox import Publisher
+from headwater.sagas import DeadlineWorker
 from headwater.service import Service
-from headwater.testing.memory_bus import MemoryDeadLetters, MemoryEffects, MemorySource, MemoryTopics
+from headwater.testing.memory_bus import MemoryDeadLetters, MemorySource, MemoryTopics
 from headwater.testing.memory_projections import MemoryReadModels
+from headwater.testing.memory_sagas import MemorySagaEffects, MemorySagaStore
 from headwater.testing.memory_store import MemoryEventStore
 from headwater.testing.waiting import eventually
 
@@ -23,6 +25,7 @@ SETTLE_SECONDS: Final = 5.0
 """How long handlers may take until a test calls it stuck."""
 _RETRY_POLICY: Final = RetryPolicy(attempts_max=3, first_delay_seconds=0.001, delay_factor=1.0, jitter=0.0)
 _LIMITS: Final = ConsumerLimits(idle_seconds=0.002)
+_DEADLINE_POLL_SECONDS: Final = 0.005
 
 
 class MemoryParts:
@@ -30,9 +33,11 @@ class MemoryParts:
 
     def __init__(self, service: Service, clock: Clock) -> None:
         registry = service.events.registry
+        self.clock = clock
         self.log = MemoryEventStore(clock=clock)
         self.topics = MemoryTopics(self.log)
-        self.effects = MemoryEffects(self.log, clock=clock)
+        self.sagas = MemorySagaStore(clock=clock)
+        self.effects = MemorySagaEffects(self.log, self.sagas, clock=clock)
         self.wake_workers: list[Callable[[], None]] = []
         self.store = WatchedEventStore(self.effects.store, on_append=_nobody_to_wake)
         self.publisher = Publisher(self.store, registry)
@@ -105,6 +110,15 @@ class MemoryService:
         if self._worker.done():
             # Nothing but its own failure ends it.
             await self._worker
+        # Before and after: a deadline may send what handlers then take, and a handler may set a deadline that is due at once.
+        return not await self._is_deadline_due() and await self._is_everything_handled() and not await self._is_deadline_due()
+
+    async def _is_deadline_due(self) -> bool:
+        async with self._parts.effects.transaction() as transaction:
+            seconds = await self._service.choreography.seconds_to_next_deadline(transaction)
+        return seconds is not None and seconds <= 0
+
+    async def _is_everything_handled(self) -> bool:
         topics = self._parts.topics
         await topics.relay()
         for partition in topics.partitions(self._service.subscriptions.topics):
@@ -130,12 +144,18 @@ class MemoryService:
             retry_policy=_RETRY_POLICY,
             limits=_LIMITS,
         )
-        self._worker = asyncio.create_task(consumer.run(), name=f"headwater in memory {self._service.name}")
-        try:
-            yield
-        finally:
-            self._worker.cancel()
-            await asyncio.wait([self._worker])
+        deadlines = DeadlineWorker(self._service.choreography, parts.effects, poll_seconds_max=_DEADLINE_POLL_SECONDS)
+        with self._service.choreography.kept_in(parts.sagas, clock=parts.clock):
+            self._worker = asyncio.create_task(consumer.run(), name=f"headwater in memory {self._service.name}")
+            tasks = [self._worker]
+            if self._service.choreography:
+                tasks.append(asyncio.create_task(deadlines.run(), name=f"headwater in memory {self._service.name}: deadlines"))
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
 
 
 @asynccontextmanager
@@ -146,7 +166,7 @@ async def memory_service(service: Service, *, clock: Clock = SYSTEM_CLOCK) -> As
     effects and appends together or not at all. `await memory.settle()` waits until they are done.
 
     Args:
-        clock: when events are recorded.
+        clock: when events are recorded, and when deadlines of sagas pass.
     Raises:
         UsageError: the service is open already.
     """
