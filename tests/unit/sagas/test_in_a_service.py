@@ -20,6 +20,7 @@ from tests.unit.sagas.orders import (
 async def test_a_saga_and_those_it_commands_in_one_service() -> None:
     service, clock = Service("orders"), FakeClock()
     service.saga(OrderFulfilment)
+    service.events.register(OrderCancelled)  # other tests have classes of this name
 
     @service.on(ReserveStock)
     async def reserve(event: ReserveStock, context: Context) -> None:
