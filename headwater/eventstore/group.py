@@ -234,7 +234,8 @@ class GroupAppender:
         for ticket in waiting:
             self._room.release()
             ticket.settle(StoreNotOpen("the database was closed before the append began; nothing was stored"))
-        await asyncio.gather(*self._flights, return_exceptions=True)
+        while self._flights:  # what was blocked in one flight may leave with another
+            await asyncio.gather(*self._flights, return_exceptions=True)
         await self._slow_lane.close()
         for writer in self._free:
             await writer.close()
