@@ -79,6 +79,30 @@ class DuplicateEvent(ConcurrencyError):
         self.event_id = event_id
 
 
+class ConditionFailed(ConcurrencyError):
+    """Another event that the decision depends on came since it was read; read again and decide again."""
+
+    retryable = True
+
+    def __init__(self, message: str, *, event_id: UUID | None = None, global_position: int | None = None) -> None:
+        super().__init__(message)
+        self.event_id, self.global_position = event_id, global_position
+
+
+class LockTimeout(ConcurrencyError):
+    """What is needed is held by another open transaction, for longer than this call waits; repeat it, or end that transaction."""
+
+    retryable = True
+
+
+class AppendBlocked(LockTimeout):
+    """Another open transaction holds a stream of this append; nothing was stored. Whoever runs that transaction ends it; then repeat the append."""
+
+    def __init__(self, message: str, *, stream_names: tuple[str, ...], holder_pid: int | None = None) -> None:
+        super().__init__(message)
+        self.stream_names, self.holder_pid = stream_names, holder_pid
+
+
 class TransactionConflict(ConcurrencyError):
     """PostgreSQL ended the transaction for a deadlock or a serialisation failure; repeat the whole transaction."""
 

@@ -36,6 +36,10 @@ CATEGORY_CHARACTERS_MAX: Final = 200
 """The longest category: it names a Kafka topic, whose own limit is 249."""
 EVENT_TYPE_CHARACTERS_MAX: Final = 200
 """The longest event type."""
+TAGS_PER_EVENT_MAX: Final = 20
+"""The most tags one event may carry."""
+TAG_CHARACTERS_MAX: Final = 200
+"""The longest tag."""
 
 NO_STREAM: Final = 0
 """Expect that the stream does not exist yet."""
@@ -155,6 +159,10 @@ class Event(BaseModel):
         first_word = _FIRST_WORD.search(cls.__name__)
         cls.event_category = cls._said_category or (first_word.group().lower() if first_word else cls.__name__.lower())
 
+    def event_tags(self) -> tuple[str, ...]:
+        """What conditional appends may ask for beside the type, such as `(f"course:{self.course_id}",)`; override it. Not encrypted, not personal."""
+        return ()
+
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
@@ -273,6 +281,8 @@ class NewEvent:
     """Where its class belongs; None belongs anywhere."""
     event_id: UUID = field(default_factory=uuid7)
     metadata: Metadata = field(default_factory=dict[str, str])
+    tags: tuple[str, ...] = ()
+    """What conditional appends may ask for beside the type."""
 
     @classmethod
     def of(cls, event: Event, *, metadata: Metadata | None = None, event_id: UUID | None = None) -> NewEvent:
@@ -301,6 +311,7 @@ class NewEvent:
             category=event.event_category,
             event_id=event_id,
             metadata=with_correlation(metadata or {}, event_id),
+            tags=event.event_tags(),
         )
 
 
@@ -335,6 +346,8 @@ def prepare(events: Iterable[Event | NewEvent], *, stream_name: str) -> list[New
                 f'never see it. Append it to a stream "{event.category}-…", or say its category: class {event.type}(Event, category="{category}")'
             )
         check_metadata(event)
+        if event.tags:
+            check_tags(event.type, event.tags)
     if (characters := sum(len(event.data) for event in prepared)) > APPEND_CHARACTERS_MAX:
         raise InvalidEvent(
             f"the append carries {characters:,} characters of JSON; at most {APPEND_CHARACTERS_MAX:,} are allowed: divide it"
@@ -377,6 +390,18 @@ def check_metadata(event: NewEvent) -> None:
             raise InvalidEvent(f"the metadata of {event.type} has text in {name!r} that is not Unicode; remove it") from None
     if size > METADATA_BYTES_MAX:
         raise InvalidEvent(f"the metadata of {event.type} takes {size:,} bytes; at most {METADATA_BYTES_MAX:,} are allowed")
+
+
+def check_tags(owner: str, tags: Iterable[object]) -> None:
+    """Refuse tags that cannot be stored or asked for."""
+    found = tuple(tags)
+    if len(found) > TAGS_PER_EVENT_MAX:
+        raise InvalidEvent(f"{owner} has {len(found)} tags; at most {TAGS_PER_EVENT_MAX} are allowed")
+    for tag in found:
+        if not isinstance(tag, str) or not 1 <= len(tag) <= TAG_CHARACTERS_MAX or _CONTROL.search(tag):
+            raise InvalidEvent(
+                f"{owner} has the tag {str(tag)[:60]!r}; a tag is text of 1 to {TAG_CHARACTERS_MAX} characters without control characters"
+            )
 
 
 def _field_with_nul(event: Event) -> str:

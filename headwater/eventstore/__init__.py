@@ -1,7 +1,7 @@
 """The log: append, read, decide.
 
-Who is authoritative: PostgreSQL's `headwater.events`. The SQL function `headwater.append_events` is the only way in, from any driver; it checks
-ids, then versions, under the stream's row lock, and only then draws positions under a shared append lock.
+Who is authoritative: PostgreSQL's `headwater.events`. The SQL functions `headwater.append_…` are the only way in, from any driver; they check
+ids, then versions, under the streams' row locks, and only then draw positions under a shared append lock.
 
 States of an append: not begun → in flight (its lock marks where the horizon must stop) → committed (visible to every later snapshot, then the
 lock is released) or gone (its positions stay holes). A prepared transaction stays in flight, rightly, until somebody finishes it.
@@ -11,28 +11,49 @@ outcome unknown, repeat with the same ids), the log lost its tail behind a reade
 (`HorizonUnavailable`).
 """
 
+from headwater.eventstore.appending import several_parts
+from headwater.eventstore.conditions import AppendCondition, ConditionToken, EventQuery, Matching, queries_of, token_of
 from headwater.eventstore.decider import Decider, Decision, decide
 from headwater.eventstore.inspection import LAG_COUNT_MAX, EventFilter, LogInspection, LogStats, WriterInFlight
 from headwater.eventstore.postgres import PostgresEventStore
-from headwater.eventstore.store import READ_BATCH_SIZE, Checkpoint, EventStore, LogEpoch, LogIdentity, LogSlice, expected_number
+from headwater.eventstore.store import (
+    READ_BATCH_SIZE,
+    Checkpoint,
+    EventStore,
+    LogEpoch,
+    LogIdentity,
+    LogSlice,
+    StreamAppend,
+    expected_in_words,
+    expected_number,
+)
 from headwater.eventstore.watched import WatchedEventStore
 
 __all__ = [
     "LAG_COUNT_MAX",
     "READ_BATCH_SIZE",
+    "AppendCondition",
     "Checkpoint",
+    "ConditionToken",
     "Decider",
     "Decision",
     "EventFilter",
+    "EventQuery",
     "EventStore",
     "LogEpoch",
     "LogIdentity",
     "LogInspection",
     "LogSlice",
     "LogStats",
+    "Matching",
     "PostgresEventStore",
+    "StreamAppend",
     "WatchedEventStore",
     "WriterInFlight",
     "decide",
+    "expected_in_words",
     "expected_number",
+    "queries_of",
+    "several_parts",
+    "token_of",
 ]

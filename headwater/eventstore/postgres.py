@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -9,13 +10,26 @@ from typing import Final
 import asyncpg
 import orjson
 
-from headwater.errors import LogDiverged
-from headwater.eventstore.store import READ_BATCH_SIZE, VERSION_MAX, Checkpoint, LogEpoch, LogIdentity, LogSlice, expected_number
-from headwater.messages import AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent, check_stream_name, prepare
+from headwater.clock import SYSTEM_CLOCK
+from headwater.errors import AppendBlocked, LockTimeout, LogDiverged
+from headwater.eventstore.appending import Arrays, Unit, one_part, results, several_parts
+from headwater.eventstore.conditions import AppendCondition, EventQuery, Matching, queries_of, token_of
+from headwater.eventstore.group import GroupAppender
+from headwater.eventstore.store import READ_BATCH_SIZE, VERSION_MAX, Checkpoint, LogEpoch, LogIdentity, LogSlice, StreamAppend
+from headwater.messages import AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent, check_stream_name
 from headwater.postgres import CallerConnection, Connection, Database, driver_connection, sql_file, translate_data_errors, translate_errors
+from headwater.randomness import SYSTEM_RANDOMNESS
+
+CONDITION_LOCK_MILLISECONDS: Final = 100
+"""How long a conditional append queues for its types and tags at a time: everybody else who appends them queues behind it."""
+CONDITION_SECONDS_MAX: Final = 10.0
+"""How long a conditional append tries."""
 
 _PACKAGE: Final = "headwater.eventstore"
-_APPEND_EVENTS = sql_file(_PACKAGE, "append_events")
+_APPEND_UNIT = sql_file(_PACKAGE, "append_unit")
+_APPEND_CONDITIONALLY = sql_file(_PACKAGE, "append_conditionally")
+_LIMIT_LOCK_WAIT = sql_file(_PACKAGE, "limit_lock_wait")
+_READ_MATCHING = sql_file(_PACKAGE, "read_matching")
 _READ_STREAM_FORWARDS = sql_file(_PACKAGE, "read_stream_forwards")
 _READ_STREAM_BACKWARDS = sql_file(_PACKAGE, "read_stream_backwards")
 _READ_STREAM_VERSION = sql_file(_PACKAGE, "read_stream_version")
@@ -30,6 +44,9 @@ class PostgresEventStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._group = GroupAppender(database)
+        self._conditional: set[asyncio.Task[tuple[AppendResult, ...]]] = set()
+        database.before_closing(self._finish_conditional)
 
     async def append(
         self,
@@ -40,14 +57,57 @@ class PostgresEventStore:
         connection: CallerConnection | None = None,
     ) -> AppendResult:
         """Add events to the end of one stream, all of them or none; see `EventStore.append`."""
-        expected = expected_number(expected_version)
-        prepared = prepare(events, stream_name=stream_name)
+        unit = (one_part(stream_name, events, expected_version),)
+        stored = await (self._group.append(unit) if connection is None else _append_in(connection, unit, None))
+        return stored[0]
+
+    async def append_to_streams(
+        self,
+        appends: Sequence[StreamAppend],
+        *,
+        condition: AppendCondition | None = None,
+        connection: CallerConnection | None = None,
+    ) -> tuple[AppendResult, ...]:
+        """Add events to the ends of several streams, all of them or none; see `EventStore.append_to_streams`."""
+        unit = several_parts(appends)
         if connection is not None:
-            driver = await driver_connection(connection)
-            with translate_errors():
-                return await _append(driver, stream_name, prepared, expected)
-        async with self._database.statement_connection() as own:
-            return await _append(own, stream_name, prepared, expected)
+            return await _append_in(connection, unit, condition)
+        if condition is None:
+            return await self._group.append(unit)
+        # In a task of its own: a caller's cancellation does not reach the commit.
+        task = asyncio.create_task(self._append_conditionally(unit, condition))
+        self._conditional.add(task)
+        task.add_done_callback(self._conditional.discard)
+        return await asyncio.shield(task)
+
+    async def _append_conditionally(self, unit: Unit, condition: AppendCondition) -> tuple[AppendResult, ...]:
+        deadline = SYSTEM_CLOCK.monotonic() + CONDITION_SECONDS_MAX
+        while True:
+            try:
+                async with self._database.transaction() as connection:
+                    await connection.execute(_LIMIT_LOCK_WAIT, f"{CONDITION_LOCK_MILLISECONDS}ms")
+                    return await _append_in(connection, unit, condition)
+            except LockTimeout as error:
+                if SYSTEM_CLOCK.monotonic() > deadline:
+                    raise AppendBlocked(
+                        "another open transaction appended what the condition asks for, or holds a stream, and does not end; nothing was stored: "
+                        "end that transaction (headwater log stats names it), then repeat the append",
+                        stream_names=tuple(part.stream_name for part in unit),
+                    ) from error
+            await SYSTEM_CLOCK.sleep(SYSTEM_RANDOMNESS.uniform(0, CONDITION_LOCK_MILLISECONDS / 1000))
+
+    async def _finish_conditional(self) -> None:
+        await asyncio.gather(*self._conditional, return_exceptions=True)
+
+    async def read_matching(self, query: EventQuery | Sequence[EventQuery], *, connection: CallerConnection | None = None) -> Matching:
+        """What a decision over several streams depends on; see `EventStore.read_matching`."""
+        given = _query_text(queries_of(query))
+        async with self._reading(connection) as reader:
+            # First how far it is sure, then what there is: a statement of its own, with a younger snapshot.
+            horizon: int = await reader.fetchval(_READ_HORIZON)
+            rows = await reader.fetch(_READ_MATCHING, given, 0)
+        events = tuple(recorded_event(row) for row in rows)
+        return Matching(events, token_of(horizon, events))
 
     async def read_stream(
         self,
@@ -122,19 +182,24 @@ class PostgresEventStore:
                 yield driver
 
 
-async def _append(connection: Connection, stream_name: str, events: Sequence[NewEvent], expected: int | None) -> AppendResult:
-    with translate_data_errors():
-        row = await connection.fetchrow(
-            _APPEND_EVENTS,
-            stream_name,
-            expected,
-            [event.type for event in events],
-            [event.data for event in events],
-            [orjson.dumps(event.metadata).decode() for event in events],
-            [event.event_id for event in events],
-        )
+async def _append_in(connection: CallerConnection, unit: Unit, condition: AppendCondition | None) -> tuple[AppendResult, ...]:
+    """Append inside the caller's transaction, waiting for what others hold."""
+    driver = await driver_connection(connection)
+    arguments = Arrays.of([unit]).for_unit()
+    with translate_errors(), translate_data_errors():
+        if condition is None:
+            row = await driver.fetchrow(_APPEND_UNIT, *arguments)
+        else:
+            token = condition.token
+            row = await driver.fetchrow(
+                _APPEND_CONDITIONALLY, _query_text(queries_of(condition.query)), token.horizon, list(token.known_ids), *arguments
+            )
     assert row is not None, "the function returns one row"
-    return AppendResult(stream_name=stream_name, version=row["version"], global_position=row["global_position"])
+    return results(unit, row["versions"], row["positions"])
+
+
+def _query_text(queries: Sequence[EventQuery]) -> str:
+    return orjson.dumps([{"types": query.types, "tags": query.tags} for query in queries]).decode()
 
 
 def recorded_event(row: asyncpg.Record) -> RecordedEvent:

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from headwater.errors import UsageError
+from headwater.eventstore.conditions import AppendCondition, EventQuery, Matching
 from headwater.messages import ANY, STREAM_EXISTS, AppendResult, Event, ExpectedVersion, LogPosition, NewEvent, RecordedEvent
 from headwater.postgres import CallerConnection
 
@@ -59,6 +60,15 @@ class LogSlice:
     horizon: int
 
 
+@dataclass(frozen=True, slots=True)
+class StreamAppend:
+    """What one stream gets in an append to several."""
+
+    stream_name: str
+    events: Sequence[Event | NewEvent]
+    expected_version: ExpectedVersion
+
+
 class EventStore(Protocol):
     """An append-only log of events in streams."""
 
@@ -85,9 +95,38 @@ class EventStore(Protocol):
         Raises:
             WrongExpectedVersion: someone else was first; load again and decide again.
             DuplicateEvent: an event id is stored already, but not by this very append.
+            AppendBlocked: another open transaction holds the stream for too long; nothing was stored, and the message names it.
             InvalidEvent, InvalidStreamName, UsageError: refused input; nothing was stored.
             StorageUnavailable: outcome unknown; repeat with the same event ids.
         Source: docs/decisions/0003-the-log.md
+        """
+        ...
+
+    async def append_to_streams(
+        self,
+        appends: Sequence[StreamAppend],
+        *,
+        condition: AppendCondition | None = None,
+        connection: CallerConnection | None = None,
+    ) -> tuple[AppendResult, ...]:
+        """Add events to the ends of several streams, all of them or none, each with its own expectation; the rest as `append`.
+
+        Args:
+            appends: 1 to 100, each stream once, with 1,000 events together at most; positions follow this order.
+            condition: store nothing if another event that its query finds came since `read_matching` gave its token.
+        Returns:
+            One result for each stream, in this order.
+        Raises:
+            ConditionFailed: another event that the decision depends on came; read again and decide again.
+            WrongExpectedVersion, DuplicateEvent, InvalidEvent, InvalidStreamName, UsageError, StorageUnavailable: as `append`.
+        Source: docs/decisions/0009-group-append.md
+        """
+        ...
+
+    async def read_matching(self, query: EventQuery | Sequence[EventQuery], *, connection: CallerConnection | None = None) -> Matching:
+        """What a decision over several streams depends on: the events that any of the queries finds, in order, and the token for its append.
+
+        Reads all committed events, above the horizon as well. A query with tags uses their index; one without reads the whole log.
         """
         ...
 
@@ -151,3 +190,11 @@ def expected_number(expected: ExpectedVersion) -> int | None:
     if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= VERSION_MAX:  # pyright: ignore[reportUnnecessaryIsInstance] - see above
         raise UsageError(f"expected_version={expected!r}: give the number of events you saw (0 or more), ANY, NO_STREAM or STREAM_EXISTS")
     return number
+
+
+_EXPECTED_IN_WORDS: Final = {-1: "an existing stream", 0: "no stream"}
+
+
+def expected_in_words(expected: int | None) -> str:
+    """What the append function's number means, for errors."""
+    return "any version" if expected is None else _EXPECTED_IN_WORDS.get(expected, f"version {expected}")

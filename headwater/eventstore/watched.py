@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from headwater.eventstore.store import READ_BATCH_SIZE, Checkpoint, EventStore, LogIdentity, LogSlice
+from headwater.eventstore.conditions import AppendCondition, EventQuery, Matching
+from headwater.eventstore.store import READ_BATCH_SIZE, Checkpoint, EventStore, LogIdentity, LogSlice, StreamAppend
 from headwater.messages import AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent
 from headwater.postgres import CallerConnection
 
@@ -33,6 +34,23 @@ class WatchedEventStore:
         self.last_written = max(self.last_written, result.global_position)
         self._on_append()
         return result
+
+    async def append_to_streams(
+        self,
+        appends: Sequence[StreamAppend],
+        *,
+        condition: AppendCondition | None = None,
+        connection: CallerConnection | None = None,
+    ) -> tuple[AppendResult, ...]:
+        """Add events to the ends of several streams, all of them or none; see `EventStore.append_to_streams`."""
+        results = await self._store.append_to_streams(appends, condition=condition, connection=connection)
+        self.last_written = max(self.last_written, *(result.global_position for result in results))
+        self._on_append()
+        return results
+
+    async def read_matching(self, query: EventQuery | Sequence[EventQuery], *, connection: CallerConnection | None = None) -> Matching:
+        """What a decision over several streams depends on; see `EventStore.read_matching`."""
+        return await self._store.read_matching(query, connection=connection)
 
     def read_stream(
         self,

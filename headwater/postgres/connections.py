@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache
 from importlib import resources
@@ -115,6 +115,15 @@ class Database:
     def __init__(self, dsn: str, *, connections_max: int = CONNECTIONS_MAX, application_name: str = "headwater") -> None:
         self._dsn, self._connections_max, self._application_name = dsn, connections_max, application_name
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._closers: list[Callable[[], Awaitable[None]]] = []
+
+    @property
+    def is_open(self) -> bool:
+        return self._pool is not None
+
+    def before_closing(self, closer: Callable[[], Awaitable[None]]) -> None:
+        """Call this each time before the connections are closed: for what holds connections of its own, and may be used again afterwards."""
+        self._closers.append(closer)
 
     @property
     def address(self) -> str:
@@ -157,6 +166,8 @@ class Database:
         pool, self._pool = self._pool, None
         if pool is None:
             return
+        for closer in self._closers:
+            await closer()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
                 await pool.close()
@@ -195,7 +206,12 @@ class Database:
             yield connection
 
     async def connect(self) -> asyncpg.Connection[asyncpg.Record]:
-        """A connection of its own, outside the pool, for what holds one for long. The caller closes it."""
+        """A connection of its own, outside the pool, for what holds one for long. The caller closes it.
+
+        Raises:
+            StoreNotOpen: the database is not open.
+            StorageUnavailable: nobody answers at the address.
+        """
         with translate_errors():
             return await asyncpg.connect(
                 self._dsn,

@@ -11,10 +11,12 @@ from uuid import UUID
 import asyncpg
 
 from headwater.errors import (
+    ConditionFailed,
     DuplicateEvent,
     HeadwaterError,
     HorizonUnavailable,
     InvalidEvent,
+    LockTimeout,
     MigrationNeeded,
     StorageError,
     StorageUnavailable,
@@ -56,12 +58,21 @@ def _duplicate(facts: dict[str, Any], message: str) -> HeadwaterError:
     return DuplicateEvent(message, event_id=UUID(event_id) if event_id else None)
 
 
+def _condition_failed(facts: dict[str, Any], message: str) -> HeadwaterError:
+    return ConditionFailed(
+        f"{message}; nothing was stored: read again and decide again",
+        event_id=UUID(facts["event_id"]),
+        global_position=facts["global_position"],
+    )
+
+
 # SQLSTATEs that our own functions raise; the first is listed in docs/sql-append.md for other drivers.
 _OURS: dict[str, Callable[[dict[str, Any], str], HeadwaterError]] = {
     "HW001": _wrong_version,
     "HW002": _duplicate,
     "HW003": lambda _, message: InvalidEvent(message),
     "HW004": lambda _, message: HorizonUnavailable(message),
+    "HW005": _condition_failed,
 }
 
 
@@ -98,6 +109,8 @@ def _translate_sqlstate(error: asyncpg.PostgresError) -> HeadwaterError | None:
         return StorageUnavailable(f"PostgreSQL went away or takes no connections now ({message}); repeat the call")
     if sqlstate in ("40001", "40P01"):
         return TransactionConflict(f"PostgreSQL ended the transaction ({message}); repeat the whole transaction")
+    if sqlstate == "55P03":
+        return LockTimeout(f"another open transaction holds what this one needs ({message}); repeat it, or end that transaction")
     if sqlstate == "23505":
         return _unique_violation(str(getattr(error, "constraint_name", "")), str(detail or ""))
     if sqlstate in ("3F000", "42883", "42P01") and "headwater" in message:

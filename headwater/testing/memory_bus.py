@@ -25,7 +25,18 @@ from headwater.bus import (
 )
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import BrokerUnavailable, NotFoundError, StorageUnavailable, TransactionConflict, UsageError, WrongExpectedVersion
-from headwater.eventstore import READ_BATCH_SIZE, Checkpoint, EventStore, LogIdentity, LogSlice, expected_number
+from headwater.eventstore import (
+    READ_BATCH_SIZE,
+    AppendCondition,
+    Checkpoint,
+    EventQuery,
+    EventStore,
+    LogIdentity,
+    LogSlice,
+    Matching,
+    StreamAppend,
+    expected_number,
+)
 from headwater.kafka import Envelope, OffsetRange, Partition, encode_envelope, event_topic, partition_of
 from headwater.messages import (
     ANY,
@@ -459,6 +470,27 @@ class JoiningStore:
         if isinstance(connection, MemoryTransaction):
             return await connection.append(stream_name, events, expected_version=expected_version)
         return await self._base.append(stream_name, events, expected_version=expected_version, connection=connection)
+
+    async def append_to_streams(
+        self,
+        appends: Sequence[StreamAppend],
+        *,
+        condition: AppendCondition | None = None,
+        connection: CallerConnection | None = None,
+    ) -> tuple[AppendResult, ...]:
+        """Append to several streams, in the transaction where one is given."""
+        if not isinstance(connection, MemoryTransaction):
+            return await self._base.append_to_streams(appends, condition=condition, connection=connection)
+        if condition is not None:
+            raise UsageError("a condition inside a handler cannot be tested in memory; test it on PostgreSQL")
+        async with connection.savepoint():
+            return tuple([await connection.append(one.stream_name, one.events, expected_version=one.expected_version) for one in appends])
+
+    async def read_matching(self, query: EventQuery | Sequence[EventQuery], *, connection: CallerConnection | None = None) -> Matching:
+        """Read what is committed."""
+        if isinstance(connection, MemoryTransaction):
+            connection = None
+        return await self._base.read_matching(query, connection=connection)
 
     def read_stream(
         self,

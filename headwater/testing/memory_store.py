@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Final, NoReturn
+from dataclasses import replace
+from typing import NoReturn
 from uuid import UUID
 
 from headwater.clock import SYSTEM_CLOCK, Clock
-from headwater.errors import DuplicateEvent, InvalidEvent, LogDiverged, UsageError, WrongExpectedVersion
-from headwater.eventstore import READ_BATCH_SIZE, Checkpoint, LogEpoch, LogIdentity, LogSlice, expected_number
-from headwater.messages import EVENT_BYTES_MAX, AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent, check_stream_name, prepare
+from headwater.errors import ConditionFailed, DuplicateEvent, InvalidEvent, LogDiverged, UsageError, WrongExpectedVersion
+from headwater.eventstore import (
+    READ_BATCH_SIZE,
+    AppendCondition,
+    Checkpoint,
+    EventQuery,
+    LogEpoch,
+    LogIdentity,
+    LogSlice,
+    Matching,
+    StreamAppend,
+    expected_in_words,
+    queries_of,
+    several_parts,
+    token_of,
+)
+from headwater.messages import EVENT_BYTES_MAX, AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent, check_stream_name
 from headwater.postgres import CallerConnection
 from headwater.randomness import SYSTEM_RANDOMNESS, Randomness
 from headwater.testing.jsonb import as_jsonb
-
-_EXPECTED_IN_WORDS: Final = {-1: "an existing stream", 0: "no stream"}
 
 
 class MemoryEventStore:
@@ -30,6 +43,7 @@ class MemoryEventStore:
         self._log: list[RecordedEvent] = []
         self._streams: dict[str, list[RecordedEvent]] = {}
         self._by_id: dict[UUID, RecordedEvent] = {}
+        self._tags: dict[UUID, tuple[str, ...]] = {}
         self._identity = LogIdentity(log_id=randomness.uuid7(), epochs=(LogEpoch(epoch=1, began_after=0),))
         self._listeners: list[Callable[[], object]] = []
 
@@ -42,16 +56,51 @@ class MemoryEventStore:
         connection: CallerConnection | None = None,
     ) -> AppendResult:
         """Add events to the end of one stream, all of them or none; see `EventStore.append`."""
+        stored = await self.append_to_streams([StreamAppend(stream_name, events, expected_version)], connection=connection)
+        return stored[0]
+
+    async def append_to_streams(
+        self,
+        appends: Sequence[StreamAppend],
+        *,
+        condition: AppendCondition | None = None,
+        connection: CallerConnection | None = None,
+    ) -> tuple[AppendResult, ...]:
+        """Add events to the ends of several streams, all of them or none; see `EventStore.append_to_streams`."""
         if connection is not None:
             _refuse_connection()
-        expected = expected_number(expected_version)
-        prepared = [_as_stored(event) for event in prepare(events, stream_name=stream_name)]
+        parts = [replace(part, events=[_as_stored(event) for event in part.events]) for part in several_parts(appends)]
         await self._clock.sleep(0)
-        if (first_result := self._stored_before(stream_name, prepared)) is not None:
-            return first_result
-        stream = self._streams.get(stream_name, [])
-        _check_version(stream_name, expected, len(stream))
-        return self._store(stream_name, prepared)
+        found = [self._stored_before(part.stream_name, part.events) for part in parts]
+        if all(isinstance(one, AppendResult) for one in found):
+            return tuple(one for one in found if isinstance(one, AppendResult))
+        if (stored := next((one for one in found if one is not None), None)) is not None:
+            event_id = (
+                stored
+                if isinstance(stored, UUID)
+                else next(p for p, one in zip(parts, found, strict=True) if one is stored).events[0].event_id
+            )
+            raise DuplicateEvent(
+                f"the event id {event_id} is stored already, but not by this very append; give new ids, or repeat the first append exactly",
+                event_id=event_id,
+            )
+        if condition is not None:
+            self._check_condition(condition)
+        for part in parts:
+            _check_version(part.stream_name, part.expected, len(self._streams.get(part.stream_name, [])))
+        results = tuple(self._store(part.stream_name, part.events) for part in parts)
+        for listener in self._listeners:
+            listener()
+        return results
+
+    async def read_matching(self, query: EventQuery | Sequence[EventQuery], *, connection: CallerConnection | None = None) -> Matching:
+        """What a decision over several streams depends on; see `EventStore.read_matching`."""
+        if connection is not None:
+            _refuse_connection()
+        queries = queries_of(query)
+        await self._clock.sleep(0)
+        events = tuple(event for event in self._log if self._is_found(event, queries))
+        return Matching(events, token_of(len(self._log), events))
 
     async def read_stream(
         self,
@@ -118,19 +167,28 @@ class MemoryEventStore:
         """The whole log, for assertions."""
         return tuple(self._log)
 
-    def _stored_before(self, stream_name: str, prepared: Sequence[NewEvent]) -> AppendResult | None:
+    def _stored_before(self, stream_name: str, prepared: Sequence[NewEvent]) -> AppendResult | UUID | None:
+        """What this very append gave before; or an id that is stored in other company."""
         found = [self._by_id[event.event_id] for event in prepared if event.event_id in self._by_id]
         if not found:
-            _refuse_repeated_ids(prepared)
             return None
         given = [(event.event_id, stream_name, found[0].version + ordinal) for ordinal, event in enumerate(prepared)]
         if given == [(event.event_id, event.stream_name, event.version) for event in found]:
             return AppendResult(stream_name=stream_name, version=found[-1].version, global_position=found[-1].global_position)
-        event_id = found[0].event_id
-        raise DuplicateEvent(
-            f"the event id {event_id} is stored already, but not by this very append; give new ids, or repeat the first append exactly",
-            event_id=event_id,
-        )
+        return found[0].event_id
+
+    def _is_found(self, event: RecordedEvent, queries: Sequence[EventQuery]) -> bool:
+        return any(query.matches(event.type, self._tags[event.event_id]) for query in queries)
+
+    def _check_condition(self, condition: AppendCondition) -> None:
+        queries = queries_of(condition.query)
+        for event in self._log[condition.token.horizon :]:
+            if event.event_id not in condition.token.known_ids and self._is_found(event, queries):
+                raise ConditionFailed(
+                    f"the event {event.event_id} ({event.type}) came since the decision was read; nothing was stored: read again and decide again",
+                    event_id=event.event_id,
+                    global_position=event.global_position,
+                )
 
     def _store(self, stream_name: str, prepared: Sequence[NewEvent]) -> AppendResult:
         stream = self._streams.setdefault(stream_name, [])
@@ -148,8 +206,7 @@ class MemoryEventStore:
             self._log.append(recorded)
             stream.append(recorded)
             self._by_id[event.event_id] = recorded
-        for listener in self._listeners:
-            listener()
+            self._tags[event.event_id] = event.tags
         return AppendResult(stream_name=stream_name, version=len(stream), global_position=len(self._log))
 
 
@@ -159,23 +216,13 @@ def _as_stored(event: NewEvent) -> NewEvent:
         raise InvalidEvent(
             f"{event.type} takes {size:,} bytes as JSON; at most {EVENT_BYTES_MAX:,} are allowed: store large content elsewhere"
         )
-    return NewEvent(type=event.type, data=data, category=event.category, event_id=event.event_id, metadata=event.metadata)
+    return replace(event, data=data)
 
 
 def _check_version(stream_name: str, expected: int | None, version: int) -> None:
     if expected is None or expected == version or (expected == -1 and version > 0):
         return
-    raise WrongExpectedVersion(
-        stream_name=stream_name, expected=_EXPECTED_IN_WORDS.get(expected, f"version {expected}"), actual_version=version
-    )
-
-
-def _refuse_repeated_ids(prepared: Sequence[NewEvent]) -> None:
-    seen: set[UUID] = set()
-    for event in prepared:
-        if event.event_id in seen:
-            raise DuplicateEvent(f"the event id {event.event_id} stands twice in this append; give each its own", event_id=event.event_id)
-        seen.add(event.event_id)
+    raise WrongExpectedVersion(stream_name=stream_name, expected=expected_in_words(expected), actual_version=version)
 
 
 def _refuse_connection() -> NoReturn:

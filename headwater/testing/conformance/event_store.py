@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from headwater.errors import DuplicateEvent, InvalidStreamName, LogDiverged, UsageError, WrongExpectedVersion
-from headwater.eventstore import READ_BATCH_SIZE, Checkpoint, Decider, EventStore, decide
+from headwater.errors import ConditionFailed, DuplicateEvent, InvalidEvent, InvalidStreamName, LogDiverged, UsageError, WrongExpectedVersion
+from headwater.eventstore import READ_BATCH_SIZE, AppendCondition, Checkpoint, Decider, EventQuery, EventStore, StreamAppend, decide
 from headwater.messages import ANY, NO_STREAM, STREAM_EXISTS, Event, EventRegistry, NewEvent, RecordedEvent
 from headwater.telemetry import Correlation, correlate
 from headwater.testing.conformance.bad_input import BAD_APPENDS, BadAppend
@@ -23,6 +23,16 @@ class Counted(Event, category="conformance"):
     """One step of a count."""
 
     number: int
+
+
+class Seat(Event, category="conformance"):
+    """A student takes a place in a course."""
+
+    course: str
+    student: str
+
+    def event_tags(self) -> tuple[str, ...]:
+        return (f"course:{self.course}", f"student:{self.student}")
 
 
 class EventStoreConformance:
@@ -105,6 +115,103 @@ class EventStoreConformance:
             assert caught.value.event_id in {one.event_id, two.event_id}
         assert await _numbers(store) == [1, 2]
         assert await _stream(store, "conformance-2") == []
+
+    # -- several streams
+
+    async def test_append_to_several_streams_stores_all(self, store: EventStore) -> None:
+        await store.append(STREAM, [Counted(number=1)], expected_version=0)
+        results = await store.append_to_streams(
+            [
+                StreamAppend("conformance-2", [Counted(number=2), Counted(number=3)], NO_STREAM),
+                StreamAppend(STREAM, [Counted(number=4)], 1),
+            ]
+        )
+        assert [(result.stream_name, result.version) for result in results] == [("conformance-2", 2), (STREAM, 2)]
+        log = (await store.read_log(after=0)).events
+        assert [json.loads(event.data)["number"] for event in log] == [1, 2, 3, 4]
+        assert [result.global_position for result in results] == [log[2].global_position, log[3].global_position]
+
+    async def test_append_to_several_streams_stores_nothing_where_one_is_not_as_expected(self, store: EventStore) -> None:
+        await store.append(STREAM, [Counted(number=1)], expected_version=0)
+        with pytest.raises(WrongExpectedVersion) as caught:
+            await store.append_to_streams(
+                [StreamAppend("conformance-2", [Counted(number=2)], NO_STREAM), StreamAppend(STREAM, [Counted(number=3)], 2)]
+            )
+        assert (caught.value.stream_name, caught.value.expected, caught.value.actual_version) == (STREAM, "version 2", 1)
+        assert (await _numbers(store), await _stream(store, "conformance-2")) == ([1], [])
+
+    async def test_repeated_append_to_several_streams_answers_the_same(self, store: EventStore) -> None:
+        appends = [
+            StreamAppend(name, [NewEvent.of(Counted(number=number)) for number in (1, 2)], NO_STREAM) for name in (STREAM, "conformance-2")
+        ]
+        first = await store.append_to_streams(appends)
+        await store.append(STREAM, [Counted(number=3)], expected_version=2)
+        assert await store.append_to_streams(appends) == first
+        with pytest.raises(DuplicateEvent):
+            await store.append_to_streams([appends[0], StreamAppend("conformance-3", [Counted(number=4)], ANY)])
+        assert await _stream(store, "conformance-3") == []
+
+    async def test_stream_stands_once_in_an_append_to_several(self, store: EventStore) -> None:
+        for appends in ([], [StreamAppend(STREAM, [Counted(number=1)], ANY)] * 2):
+            with pytest.raises(UsageError):
+                await store.append_to_streams(appends)
+        assert await _stream(store) == []
+
+    # -- conditions
+
+    async def test_matching_events_are_found_by_type_and_tags(self, store: EventStore) -> None:
+        await store.append(
+            STREAM, [Seat(course="c1", student="s1"), Seat(course="c1", student="s2"), Counted(number=1)], expected_version=0
+        )
+        await store.append("conformance-2", [Seat(course="c2", student="s1")], expected_version=0)
+
+        async def found(*queries: EventQuery) -> list[tuple[str, int]]:
+            return [(event.stream_name, event.version) for event in (await store.read_matching(queries)).events]
+
+        assert await found(EventQuery.of(Seat, tags=["course:c1"])) == [(STREAM, 1), (STREAM, 2)]
+        assert await found(EventQuery(tags=("student:s1",))) == [(STREAM, 1), ("conformance-2", 1)]
+        assert await found(EventQuery(tags=("student:s1", "course:c2"))) == [("conformance-2", 1)]
+        assert await found(EventQuery.of(Counted), EventQuery(tags=("course:c2",))) == [(STREAM, 3), ("conformance-2", 1)]
+        assert await found(EventQuery.of(Counted, tags=["course:c1"])) == []
+        assert await found(EventQuery(types=("Seat",)), EventQuery(tags=("course:c1",))) == [(STREAM, 1), (STREAM, 2), ("conformance-2", 1)]
+
+    async def test_append_under_a_condition_is_refused_once_another_match_came(self, store: EventStore) -> None:
+        query = EventQuery.of(Seat, tags=["course:c1"])
+        read = await store.read_matching(query)
+        await store.append("conformance-2", [Seat(course="c2", student="s1"), Counted(number=1)], expected_version=ANY)
+        condition = AppendCondition(query, read.token)
+        append = [StreamAppend(STREAM, [NewEvent.of(Seat(course="c1", student="s1"))], ANY)]
+        first = await store.append_to_streams(append, condition=condition)
+        assert await store.append_to_streams(append, condition=condition) == first, "a repetition is no other event"
+        with pytest.raises(ConditionFailed) as caught:
+            await store.append_to_streams([StreamAppend("conformance-3", [Seat(course="c1", student="s2")], ANY)], condition=condition)
+        assert caught.value.global_position == first[0].global_position
+        assert await _stream(store, "conformance-3") == []
+        again = AppendCondition(query, (await store.read_matching(query)).token)
+        await store.append_to_streams([StreamAppend("conformance-3", [Seat(course="c1", student="s2")], ANY)], condition=again)
+
+    async def test_one_of_many_appends_under_one_condition_wins(self, store: EventStore) -> None:
+        query = EventQuery(tags=("course:c1",))
+        condition = AppendCondition(query, (await store.read_matching(query)).token)
+
+        async def book(student: int) -> bool:
+            append = StreamAppend(f"conformance-{student}", [Seat(course="c1", student=str(student))], NO_STREAM)
+            try:
+                await store.append_to_streams([append], condition=condition)
+            except ConditionFailed:
+                return False
+            return True
+
+        assert sum(await asyncio.gather(*(book(student) for student in range(8)))) == 1
+        assert len((await store.read_matching(query)).events) == 1
+
+    async def test_bad_tags_and_queries_are_refused(self, store: EventStore) -> None:
+        for tags in (("",), ("x" * 201,), ("a\x00b",), tuple(map(str, range(21)))):
+            with pytest.raises(InvalidEvent, match="tag"):
+                await store.append(STREAM, [NewEvent("T", "{}", tags=tags)], expected_version=ANY)
+        with pytest.raises(UsageError, match="EventQuery"):
+            await store.read_matching([])
+        assert await _stream(store) == []
 
     # -- what is stored
 

@@ -10,7 +10,9 @@ from headwater.eventstore import PostgresEventStore
 from headwater.postgres import Database, translate_errors
 from tests.integration.eventstore.logs import append, read_positions
 
-APPEND_LOCKS = """SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+APPEND_LOCKS = """
+SELECT count(*) FROM pg_locks
+ WHERE locktype = 'advisory' AND objsubid = 1 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
 
 async def test_first_append_of_a_log_holds_the_horizon(store: PostgresEventStore, other: asyncpg.Connection) -> None:

@@ -32,7 +32,7 @@ READ_ANYWHERE = """
 CREATE OR REPLACE FUNCTION headwater.read_horizon() RETURNS bigint LANGUAGE sql VOLATILE AS $$
     SELECT last_value - (NOT is_called)::int FROM headwater.global_position_seq
 $$"""
-DURABILITY_AS_A_CLAUSE = "ALTER FUNCTION headwater.append_events SET synchronous_commit = 'local'"
+DURABILITY_AS_A_CLAUSE = "ALTER FUNCTION headwater.append_unit SET synchronous_commit = 'local'"
 
 
 async def test_key_of_a_fresh_sequence_must_be_zero(store: PostgresEventStore, other: asyncpg.Connection) -> None:
@@ -89,25 +89,27 @@ async def test_stream_must_be_locked_before_ids_and_versions_are_looked_up(store
     await append(store)
     events = [NewEvent.of(OrderPlaced())]
     async with database.connection() as connection:
-        lock_stream = await connection.fetchval("SELECT pg_get_functiondef('headwater.lock_stream'::regproc)")
-        assert "FOR NO KEY UPDATE" in lock_stream
-        await connection.execute(lock_stream.replace("FOR NO KEY UPDATE", ""))
+        lock_streams = await connection.fetchval("SELECT pg_get_functiondef('headwater.lock_streams'::regproc)")
+        assert lock_streams.count("FOR NO KEY UPDATE") == 3
+        await connection.execute(lock_streams.replace("FOR NO KEY UPDATE SKIP LOCKED", "").replace("FOR NO KEY UPDATE", ""))
     async with database.transaction() as connection:
         await store.append("order-1", events, expected_version=1, connection=connection)
-        second = asyncio.create_task(store.append("order-1", events, expected_version=1))
+        second = asyncio.create_task(_append_in_own_transaction(store, database, events))
         await eventually(lambda: connection.fetchval(SOMEBODY_WAITS_FOR_US))
     with pytest.raises(ConcurrencyError):
         await second
 
 
+async def _append_in_own_transaction(store: PostgresEventStore, database: Database, events: list[NewEvent]) -> None:
+    async with database.transaction() as connection:
+        await store.append("order-1", events, expected_version=1, connection=connection)
+
+
 async def test_updated_stream_row_leaves_a_dead_one_with_every_append(store: PostgresEventStore, other: asyncpg.Connection) -> None:
     """Rule 6: under a foreign snapshot they pile up, and each append steps over all of them."""
-    lock_stream = await other.fetchval("SELECT pg_get_functiondef('headwater.lock_stream'::regproc)")
-    await other.execute(
-        lock_stream.replace(
-            "BEGIN\n", "BEGIN\n UPDATE headwater.streams AS s SET stream_name = s.stream_name WHERE s.stream_name = $1;\n", 1
-        )
-    )
+    append_one = await other.fetchval("SELECT pg_get_functiondef('headwater.append_one'::regproc)")
+    update = "UPDATE headwater.streams AS s SET stream_name = s.stream_name WHERE s.stream_name = append_one.stream_name;"
+    await other.execute(append_one.replace("BEGIN\n", f"BEGIN\n {update}\n", 1))
     places = set()
     for _ in range(5):
         await append(store)
