@@ -11,13 +11,20 @@ outcome unknown, repeat with the same ids), the log lost its tail behind a reade
 (`HorizonUnavailable`).
 """
 
-from headwater.eventstore.decider import Decider, Decision, decide
+from headwater.eventstore.cache import CACHED_STREAMS_MAX, StreamCache
+from headwater.eventstore.commands import COMMAND_ID, event_id_of_command
+from headwater.eventstore.decider import Decider, Decision
+from headwater.eventstore.deciding import decide
 from headwater.eventstore.inspection import LAG_COUNT_MAX, EventFilter, LogInspection, LogStats, WriterInFlight
 from headwater.eventstore.postgres import PostgresEventStore
+from headwater.eventstore.postgres_snapshots import PostgresSnapshotStore
+from headwater.eventstore.snapshots import Snapshot, Snapshots, SnapshotStore, StateCodec
 from headwater.eventstore.store import READ_BATCH_SIZE, Checkpoint, EventStore, LogEpoch, LogIdentity, LogSlice, expected_number
 from headwater.eventstore.watched import WatchedEventStore
 
 __all__ = [
+    "CACHED_STREAMS_MAX",
+    "COMMAND_ID",
     "LAG_COUNT_MAX",
     "READ_BATCH_SIZE",
     "Checkpoint",
@@ -31,8 +38,15 @@ __all__ = [
     "LogSlice",
     "LogStats",
     "PostgresEventStore",
+    "PostgresSnapshotStore",
+    "Snapshot",
+    "SnapshotStore",
+    "Snapshots",
+    "StateCodec",
+    "StreamCache",
     "WatchedEventStore",
     "WriterInFlight",
     "decide",
+    "event_id_of_command",
     "expected_number",
 ]
