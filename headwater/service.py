@@ -16,12 +16,22 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
+from uuid import UUID
 
 from headwater.bus import Consumer, DeadLetterRetrier, DeadLetters, HandlerDecorator, PostgresEffects, Subscriptions
 from headwater.config import Settings, load_settings
 from headwater.embedded import SHARED_SERVERS
 from headwater.errors import NotFoundError, StoreNotOpen, UsageError
-from headwater.eventstore import Decider, Decision, EventStore, PostgresEventStore, WatchedEventStore, decide
+from headwater.eventstore import (
+    Decider,
+    Decision,
+    EventStore,
+    PostgresEventStore,
+    PostgresSnapshotStore,
+    StreamCache,
+    WatchedEventStore,
+    decide,
+)
 from headwater.kafka import KafkaSettings, check_broker
 from headwater.messages import AppendResult, Event, EventRegistry
 from headwater.outbox import KafkaRelayBroker, PostgresRelayPositions, Publisher, Relay
@@ -102,6 +112,8 @@ class _Parts:
         self.read_models = ReadModels(database, self.store, service.events.registry, wake=self._wake)
         self.dead_letters = DeadLetters(database, group=service.name)
         self.sagas = Sagas(database)
+        self.snapshots = PostgresSnapshotStore(database)
+        self.stream_cache = service.new_stream_cache()
         self.kafka: KafkaSettings | None = None
 
     def _wake(self) -> None:
@@ -115,9 +127,10 @@ class Service:
     Args:
         name: consumer group, CloudEvents source and, embedded, database; lower-case letters, digits, `-` and `_`, starting with a letter.
         settings: where the servers are; by default from the environment when the service opens.
+        cached_streams_max: how many folded streams `decide` keeps in this process, at most; by default none. States must not be changed then.
     """
 
-    def __init__(self, name: str, *, settings: Settings | None = None) -> None:
+    def __init__(self, name: str, *, settings: Settings | None = None, cached_streams_max: int = 0) -> None:
         if not _NAME.fullmatch(name):
             raise UsageError(
                 f"the service name {name!r} must have 1 to 60 lower-case letters, digits, '-' or '_', starting with a letter: it names the consumer group"
@@ -127,7 +140,7 @@ class Service:
         self.subscriptions = Subscriptions()
         self.choreography = Choreography(self.subscriptions)
         self.projections: dict[str, AnyProjection] = {}
-        self._settings = settings
+        self._settings, self._cached_streams_max = settings, cached_streams_max
         self._parts: _Parts | None = None
         self._stack: AsyncExitStack | None = None
 
@@ -289,6 +302,10 @@ class Service:
             workers += [consumer.run(), retrier.run()]
         return workers
 
+    def new_stream_cache(self) -> StreamCache | None:
+        """What `decide` keeps folded streams in while the service is open, if anything."""
+        return StreamCache(streams_max=self._cached_streams_max) if self._cached_streams_max else None
+
     # -- using --------------------------------------------------------------------------------------------------------
 
     def open_parts(self) -> _Parts:
@@ -329,14 +346,39 @@ class Service:
         return {"postgres": parts.database.address, **({"kafka": parts.kafka.address} if parts.kafka else {})}
 
     async def decide(
-        self, stream_name: str, command: Command, decider: Decider[Command, State], *, connection: CallerConnection | None = None
+        self,
+        stream_name: str,
+        command: Command,
+        decider: Decider[Command, State],
+        *,
+        connection: CallerConnection | None = None,
+        command_id: UUID | None = None,
     ) -> Decision[State]:
         """Decide a command on a stream's present state and append what follows; again, when another writer was first.
 
+        Args:
+            command_id: the same for every repetition of one command; a repetition gets the first decision again and stores nothing.
         Raises:
             WrongExpectedVersion: others were first every time.
+            DuplicateEvent: the command id was used on another stream.
+            StorageUnavailable: outcome unknown; repeat with the same command id.
         """
-        return await decide(self.store, self.events.registry, decider, stream_name, command, connection=connection)
+        parts = self.open_parts()
+        decision = await decide(
+            parts.store,
+            self.events.registry,
+            decider,
+            stream_name,
+            command,
+            connection=connection,
+            command_id=command_id,
+            snapshots=parts.snapshots,
+            cache=parts.stream_cache,
+        )
+        if decision.result is not None:
+            # What a repeated command stored before, maybe in another process, is its caller's own write, too.
+            parts.store.note_written(decision.result.global_position)
+        return decision
 
     async def read(
         self,

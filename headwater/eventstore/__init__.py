@@ -12,10 +12,15 @@ outcome unknown, repeat with the same ids), the log lost its tail behind a reade
 """
 
 from headwater.eventstore.appending import several_parts
+from headwater.eventstore.cache import CACHED_STREAMS_MAX, StreamCache
+from headwater.eventstore.commands import COMMAND_ID, event_id_of_command
 from headwater.eventstore.conditions import AppendCondition, ConditionToken, EventQuery, Matching, queries_of, token_of
-from headwater.eventstore.decider import Decider, Decision, decide
+from headwater.eventstore.decider import Decider, Decision
+from headwater.eventstore.deciding import decide
 from headwater.eventstore.inspection import LAG_COUNT_MAX, EventFilter, LogInspection, LogStats, WriterInFlight
 from headwater.eventstore.postgres import PostgresEventStore
+from headwater.eventstore.postgres_snapshots import PostgresSnapshotStore
+from headwater.eventstore.snapshots import Snapshot, Snapshots, SnapshotStore, StateCodec
 from headwater.eventstore.store import (
     READ_BATCH_SIZE,
     Checkpoint,
@@ -30,6 +35,8 @@ from headwater.eventstore.store import (
 from headwater.eventstore.watched import WatchedEventStore
 
 __all__ = [
+    "CACHED_STREAMS_MAX",
+    "COMMAND_ID",
     "LAG_COUNT_MAX",
     "READ_BATCH_SIZE",
     "AppendCondition",
@@ -47,10 +54,17 @@ __all__ = [
     "LogStats",
     "Matching",
     "PostgresEventStore",
+    "PostgresSnapshotStore",
+    "Snapshot",
+    "SnapshotStore",
+    "Snapshots",
+    "StateCodec",
     "StreamAppend",
+    "StreamCache",
     "WatchedEventStore",
     "WriterInFlight",
     "decide",
+    "event_id_of_command",
     "expected_in_words",
     "expected_number",
     "queries_of",

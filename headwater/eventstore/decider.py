@@ -1,18 +1,13 @@
-"""The write side: load, decide, append, and round again when somebody else was first."""
+"""What a user writes to decide: pure functions over one stream."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
-from headwater.errors import WrongExpectedVersion
-from headwater.eventstore.store import EventStore
-from headwater.messages import AppendResult, Event, EventRegistry
-from headwater.postgres import CallerConnection, driver_connection
-
-DECIDE_ATTEMPTS_MAX: Final = 10
-"""How often a decision is taken anew because another writer was first."""
+from headwater.eventstore.snapshots import Snapshots, StateCodec
+from headwater.messages import AppendResult, Event
 
 Command = TypeVar("Command")
 State = TypeVar("State")
@@ -20,13 +15,28 @@ State = TypeVar("State")
 
 @dataclass(frozen=True, slots=True)
 class Decider(Generic[Command, State]):
-    """Pure decisions over one stream: no waiting, no clock, no randomness inside."""
+    """Pure decisions over one stream: no waiting, no clock, no randomness inside, and no change to a state that was given.
+
+    Raises:
+        UsageError: snapshots were asked for, but the decider has no name, or its states cannot be written as JSON.
+    """
 
     initial_state: State
     decide: Callable[[Command, State], Sequence[Event]]
     """Which events follow from the command in this state; none means that nothing happens. Raise to refuse."""
     evolve: Callable[[State, Event], State]
-    """The state after the event; returns a new state rather than changing the given one."""
+    """The state after the event; returns a new state rather than changing the given one, which may be used again."""
+    name: str = ""
+    """Names its snapshots in the database: keep it."""
+    snapshots: Snapshots | None = None
+    """When snapshots are taken; None takes none and passes over those there are."""
+    codec: StateCodec[State] | None = field(init=False, repr=False, compare=False, default=None)
+    """How its states are written into snapshots; None where none are taken."""
+
+    def __post_init__(self) -> None:
+        if self.snapshots is not None:
+            codec = StateCodec(self.snapshots, decider_name=self.name, initial_state=self.initial_state)
+            object.__setattr__(self, "codec", codec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,53 +46,3 @@ class Decision(Generic[State]):
     events: tuple[Event, ...]
     state: State
     result: AppendResult | None
-
-
-async def decide(
-    store: EventStore,
-    registry: EventRegistry,
-    decider: Decider[Command, State],
-    stream_name: str,
-    command: Command,
-    *,
-    connection: CallerConnection | None = None,
-) -> Decision[State]:
-    """Decide the command on the stream's present state and append what follows.
-
-    When another writer was first, loads and decides again, `DECIDE_ATTEMPTS_MAX` times at most; inside a caller's transaction a lost attempt is
-    undone to a savepoint.
-
-    Raises:
-        WrongExpectedVersion: others were first every time.
-    """
-    for attempt in range(1, DECIDE_ATTEMPTS_MAX + 1):
-        try:
-            return await _attempt(store, registry, decider, stream_name, command, connection)
-        except WrongExpectedVersion:
-            if attempt == DECIDE_ATTEMPTS_MAX:
-                raise
-    raise AssertionError("the loop returns or raises")
-
-
-async def _attempt(
-    store: EventStore,
-    registry: EventRegistry,
-    decider: Decider[Command, State],
-    stream_name: str,
-    command: Command,
-    connection: CallerConnection | None,
-) -> Decision[State]:
-    state, version = decider.initial_state, 0
-    async for recorded in store.read_stream(stream_name, connection=connection):
-        state, version = decider.evolve(state, registry.decode(recorded)), recorded.version
-    events = tuple(decider.decide(command, state))
-    result: AppendResult | None = None
-    if events and connection is None:
-        result = await store.append(stream_name, events, expected_version=version)
-    elif events and connection is not None:
-        driver = await driver_connection(connection)
-        async with driver.transaction():
-            result = await store.append(stream_name, events, expected_version=version, connection=driver)
-    for event in events:
-        state = decider.evolve(state, event)
-    return Decision(events=events, state=state, result=result)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
+from uuid import UUID
 
 import asyncpg
 import orjson
@@ -37,6 +38,7 @@ _READ_HORIZON = sql_file(_PACKAGE, "read_horizon")
 _READ_LOG = sql_file(_PACKAGE, "read_log")
 _OPEN_LOG = sql_file(_PACKAGE, "open_log")
 _READ_EVENT_ID = sql_file(_PACKAGE, "read_event_id")
+_READ_EVENT_WITH_ID = sql_file(_PACKAGE, "read_event_with_id")
 
 
 class PostgresEventStore:
@@ -139,6 +141,12 @@ class PostgresEventStore:
         check_stream_name(stream_name)
         async with self._reading(connection) as reader:
             return int(await reader.fetchval(_READ_STREAM_VERSION, stream_name))
+
+    async def find_event(self, event_id: UUID, *, connection: CallerConnection | None = None) -> RecordedEvent | None:
+        """The event with this id, if one is stored; see `EventStore.find_event`."""
+        async with self._reading(connection) as reader:
+            row = await reader.fetchrow(_READ_EVENT_WITH_ID, event_id)
+        return None if row is None else recorded_event(row)
 
     async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE) -> LogSlice:
         """The next events of the whole log, up to the horizon; see `EventStore.read_log`."""

@@ -153,6 +153,10 @@ class EventStore(Protocol):
         """How many events the stream has; 0 when it does not exist."""
         ...
 
+    async def find_event(self, event_id: UUID, *, connection: CallerConnection | None = None) -> RecordedEvent | None:
+        """The event with this id, if one is stored; with a connection, what its transaction sees."""
+        ...
+
     async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE) -> LogSlice:
         """The next events of the whole log after a position, up to the horizon, in order; each committed event comes once.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from uuid import UUID
 
 from headwater.eventstore.conditions import AppendCondition, EventQuery, Matching
 from headwater.eventstore.store import READ_BATCH_SIZE, Checkpoint, EventStore, LogIdentity, LogSlice, StreamAppend
@@ -31,7 +32,7 @@ class WatchedEventStore:
     ) -> AppendResult:
         """Add events to the end of one stream, all of them or none; see `EventStore.append`."""
         result = await self._store.append(stream_name, events, expected_version=expected_version, connection=connection)
-        self.last_written = max(self.last_written, result.global_position)
+        self.note_written(result.global_position)
         self._on_append()
         return result
 
@@ -52,6 +53,10 @@ class WatchedEventStore:
         """What a decision over several streams depends on; see `EventStore.read_matching`."""
         return await self._store.read_matching(query, connection=connection)
 
+    def note_written(self, global_position: int) -> None:
+        """Something up to here counts as written through this object, such as what a repeated command had stored before."""
+        self.last_written = max(self.last_written, global_position)
+
     def read_stream(
         self,
         stream_name: str,
@@ -67,6 +72,10 @@ class WatchedEventStore:
     async def stream_version(self, stream_name: str, *, connection: CallerConnection | None = None) -> int:
         """How many events the stream has; 0 when it does not exist."""
         return await self._store.stream_version(stream_name, connection=connection)
+
+    async def find_event(self, event_id: UUID, *, connection: CallerConnection | None = None) -> RecordedEvent | None:
+        """The event with this id, if one is stored; see `EventStore.find_event`."""
+        return await self._store.find_event(event_id, connection=connection)
 
     async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE) -> LogSlice:
         """The next events of the whole log, up to the horizon; see `EventStore.read_log`."""

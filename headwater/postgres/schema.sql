@@ -872,6 +872,18 @@ CREATE TABLE headwater.sagas (
 )
 WITH (fillfactor='50');
 
+CREATE TABLE headwater.snapshots (
+    stream_name text NOT NULL COLLATE pg_catalog."C",
+    decider_name text NOT NULL COLLATE pg_catalog."C",
+    version bigint NOT NULL,
+    event_id uuid NOT NULL,
+    shape text NOT NULL,
+    state text NOT NULL,
+    taken_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT snapshots_version_counted CHECK ((version > 0))
+)
+WITH (fillfactor='50');
+
 ALTER TABLE headwater.streams ALTER COLUMN stream_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME headwater.streams_stream_id_seq
     START WITH 1
@@ -928,6 +940,9 @@ ALTER TABLE ONLY headwater.saga_history
 
 ALTER TABLE ONLY headwater.sagas
     ADD CONSTRAINT sagas_pkey PRIMARY KEY (saga_type, saga_key);
+
+ALTER TABLE ONLY headwater.snapshots
+    ADD CONSTRAINT snapshots_pkey PRIMARY KEY (stream_name, decider_name);
 
 ALTER TABLE ONLY headwater.streams
     ADD CONSTRAINT streams_pkey PRIMARY KEY (stream_id);

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from headwater.testing.memory_projections import MemoryReadModels
     from headwater.testing.memory_sagas import MemorySagas
     from headwater.testing.memory_service import MemoryService, memory_service
+    from headwater.testing.memory_snapshots import MemorySnapshotStore
     from headwater.testing.memory_store import MemoryEventStore
     from headwater.testing.postgres import MigratedDatabases
     from headwater.testing.scenario import Scenario, given
@@ -32,6 +33,7 @@ _HOMES = {
     "MemoryReadModels": "headwater.testing.memory_projections",
     "MemorySagas": "headwater.testing.memory_sagas",
     "MemoryService": "headwater.testing.memory_service",
+    "MemorySnapshotStore": "headwater.testing.memory_snapshots",
     "MemorySource": "headwater.testing.memory_bus",
     "MemoryTopics": "headwater.testing.memory_bus",
     "MigratedDatabases": "headwater.testing.postgres",
@@ -49,6 +51,7 @@ __all__ = [
     "MemoryReadModels",
     "MemorySagas",
     "MemoryService",
+    "MemorySnapshotStore",
     "MemorySource",
     "MemoryTopics",
     "MigratedDatabases",

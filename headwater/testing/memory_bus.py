@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final, cast
+from uuid import UUID
 
 from headwater.bus import (
     DeadLetter,
@@ -303,6 +304,11 @@ class MemoryTransaction:
         for event in chosen[: len(chosen) if limit is None else max(limit, 0)]:
             yield event
 
+    def appended(self, event_id: UUID) -> RecordedEvent | None:
+        """The event with this id among this transaction's own appends."""
+        own = (event for _, recorded, _ in self._appends for event in recorded)
+        return next((event for event in own if event.event_id == event_id), None)
+
     @asynccontextmanager
     async def savepoint(self) -> AsyncGenerator[None]:
         kept = len(self._appends)
@@ -509,6 +515,12 @@ class JoiningStore:
     async def stream_version(self, stream_name: str, *, connection: CallerConnection | None = None) -> int:
         """How many events the stream has."""
         return len([event async for event in self.read_stream(stream_name, connection=connection)])
+
+    async def find_event(self, event_id: UUID, *, connection: CallerConnection | None = None) -> RecordedEvent | None:
+        """The event with this id, as the transaction sees it where one is given."""
+        if isinstance(connection, MemoryTransaction):
+            return connection.appended(event_id) or await self._base.find_event(event_id)
+        return await self._base.find_event(event_id, connection=connection)
 
     async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE) -> LogSlice:
         return await self._base.read_log(after=after, limit=limit)

@@ -18,6 +18,7 @@ from headwater.service import Service
 from headwater.testing.memory_bus import MemoryDeadLetters, MemorySource, MemoryTopics
 from headwater.testing.memory_projections import MemoryReadModels
 from headwater.testing.memory_sagas import MemorySagaEffects, MemorySagaStore
+from headwater.testing.memory_snapshots import MemorySnapshotStore
 from headwater.testing.memory_store import MemoryEventStore
 from headwater.testing.waiting import eventually
 
@@ -43,6 +44,8 @@ class MemoryParts:
         self.publisher = Publisher(self.store, registry)
         self.read_models = MemoryReadModels(self.log, registry)
         self.dead_letters: MemoryDeadLetters = self.effects.dead_letters
+        self.snapshots = MemorySnapshotStore()
+        self.stream_cache = service.new_stream_cache()
         self.kafka: str | None = None
 
     @property

@@ -134,6 +134,13 @@ class MemoryEventStore:
         await self._clock.sleep(0)
         return len(self._streams.get(stream_name, []))
 
+    async def find_event(self, event_id: UUID, *, connection: CallerConnection | None = None) -> RecordedEvent | None:
+        """The event with this id, if one is stored; see `EventStore.find_event`."""
+        if connection is not None:
+            _refuse_connection()
+        await self._clock.sleep(0)
+        return self._by_id.get(event_id)
+
     async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE) -> LogSlice:
         """The next events of the whole log; see `EventStore.read_log`."""
         await self._clock.sleep(0)
