@@ -444,6 +444,23 @@ CREATE TABLE headwater.sagas (
 )
 WITH (fillfactor='50');
 
+CREATE TABLE headwater.schema_versions (
+    subject text NOT NULL COLLATE pg_catalog."C",
+    version integer NOT NULL,
+    schema_id integer NOT NULL,
+    registered_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT schema_versions_version_positive CHECK ((version > 0))
+);
+
+CREATE TABLE headwater.schemas (
+    schema_id integer NOT NULL,
+    fingerprint bytea NOT NULL,
+    schema_text text NOT NULL,
+    registered_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT schemas_fingerprint_sha256 CHECK ((octet_length(fingerprint) = 32)),
+    CONSTRAINT schemas_schema_id_positive CHECK ((schema_id > 0))
+);
+
 ALTER TABLE headwater.streams ALTER COLUMN stream_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME headwater.streams_stream_id_seq
     START WITH 1
@@ -498,6 +515,18 @@ ALTER TABLE ONLY headwater.saga_history
 ALTER TABLE ONLY headwater.sagas
     ADD CONSTRAINT sagas_pkey PRIMARY KEY (saga_type, saga_key);
 
+ALTER TABLE ONLY headwater.schema_versions
+    ADD CONSTRAINT schema_versions_pkey PRIMARY KEY (subject, version);
+
+ALTER TABLE ONLY headwater.schema_versions
+    ADD CONSTRAINT schema_versions_schema_id_key UNIQUE (subject, schema_id);
+
+ALTER TABLE ONLY headwater.schemas
+    ADD CONSTRAINT schemas_fingerprint_key UNIQUE (fingerprint);
+
+ALTER TABLE ONLY headwater.schemas
+    ADD CONSTRAINT schemas_pkey PRIMARY KEY (schema_id);
+
 ALTER TABLE ONLY headwater.streams
     ADD CONSTRAINT streams_pkey PRIMARY KEY (stream_id);
 
@@ -517,3 +546,6 @@ ALTER TABLE ONLY headwater.saga_deadlines
 
 ALTER TABLE ONLY headwater.saga_history
     ADD CONSTRAINT saga_history_saga_fkey FOREIGN KEY (saga_type, saga_key) REFERENCES headwater.sagas(saga_type, saga_key) ON DELETE CASCADE;
+
+ALTER TABLE ONLY headwater.schema_versions
+    ADD CONSTRAINT schema_versions_schema_id_fkey FOREIGN KEY (schema_id) REFERENCES headwater.schemas(schema_id);
