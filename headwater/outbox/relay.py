@@ -9,6 +9,7 @@ from typing import Final
 
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import HeadwaterError, LogDiverged, RecordRefused, RelayFenced, RelayStopped
+from headwater.kafka import JSON_ENCODER, ValueEncoder
 from headwater.outbox.doorbell import Doorbell
 from headwater.outbox.lanes import Stop, StopList
 from headwater.outbox.options import (
@@ -51,6 +52,7 @@ class Relay:
         positions: RelayPositions,
         *,
         event_source: str,
+        values: ValueEncoder = JSON_ENCODER,
         options: RelayOptions | None = None,
         clock: Clock = SYSTEM_CLOCK,
         randomness: Randomness = SYSTEM_RANDOMNESS,
@@ -60,11 +62,12 @@ class Relay:
         Args:
             source: the log; any `EventStore`.
             event_source: the CloudEvents source, like `/services/orders`.
+            values: what makes the records' values: JSON, or `headwater.schemas.AvroEncoder`.
         """
         self._options = options or RelayOptions()
         self._doorbell = Doorbell(clock)
         self._stops = StopList(clock, self._options.stop_retry_seconds)
-        self._parts = RelayParts(source, broker, positions, clock, self._doorbell, self._stops, self._options, event_source)
+        self._parts = RelayParts(source, broker, positions, clock, self._doorbell, self._stops, self._options, event_source, values)
         self._clock, self._randomness = clock, randomness
         self._holder = randomness.uuid7()
         self._stopping = asyncio.Event()

@@ -287,7 +287,7 @@ CREATE TABLE headwater.dead_letters (
     retry_requested_at timestamp with time zone,
     settled_at timestamp with time zone,
     CONSTRAINT dead_letters_content_kept CHECK (((data IS NOT NULL) OR (raw IS NOT NULL))),
-    CONSTRAINT dead_letters_retry_possible CHECK (((status <> ALL (ARRAY['retrying'::text, 'handled'::text])) OR (num_nulls(handler_name, event_id, data) = 0))),
+    CONSTRAINT dead_letters_retry_possible CHECK (((status <> ALL (ARRAY['retrying'::text, 'handled'::text])) OR (num_nulls(handler_name, event_id) = 0))),
     CONSTRAINT dead_letters_settled_at_known CHECK (((settled_at IS NOT NULL) = (status = ANY (ARRAY['handled'::text, 'skipped'::text])))),
     CONSTRAINT dead_letters_status_known CHECK ((status = ANY (ARRAY['waiting'::text, 'retrying'::text, 'handled'::text, 'skipped'::text])))
 );

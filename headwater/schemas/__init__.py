@@ -24,12 +24,10 @@ from headwater.schemas.store import (
     fingerprint_of,
     no_id_left,
 )
-from headwater.schemas.values import AVRO, JSON, AvroDecoder, AvroEncoder
+from headwater.schemas.values import AvroDecoder, AvroEncoder
 
 __all__ = [
-    "AVRO",
     "FRAME_BYTES",
-    "JSON",
     "SCHEMAS_TOPIC",
     "AvroCodec",
     "AvroDecoder",

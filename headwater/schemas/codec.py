@@ -68,7 +68,9 @@ class SchemaCodec:
                 raise ValueError(f"{len(content) - source.tell()} bytes are left over")
             return orjson.dumps(datum if self._to_json is None else self._to_json(datum))
         except _UNREADABLE as error:
-            raise SchemaMismatch(f"the value was not written with the schema {self.name}, or is damaged: {error}") from error
+            raise SchemaMismatch(
+                f"the value was not written with the schema {self.name}, or is damaged: {str(error) or type(error).__name__}"
+            ) from error
 
 
 class AvroCodec(Generic[EventT]):

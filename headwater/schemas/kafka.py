@@ -9,20 +9,24 @@ Its name starts with an underscore, which no category does. A record's key is th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.structs import TopicPartition
 
 from headwater.clock import SYSTEM_CLOCK, Clock
-from headwater.kafka import KafkaSettings, KafkaTopics, translate_kafka_errors
-from headwater.kafka.settings import REQUEST_SECONDS_MAX
+from headwater.errors import SchemaError
+from headwater.kafka import REQUEST_SECONDS_MAX, KafkaSettings, KafkaTopics, translate_kafka_errors
 from headwater.schemas.store import PublishedSchemas
+from headwater.telemetry import logger
 
 SCHEMAS_TOPIC: Final = "_headwater_schemas"
 _POLL_MILLISECONDS: Final = 50
+_ID_DIGITS_MAX: Final = 10
 _READ_SECONDS_MAX: Final = 3 * REQUEST_SECONDS_MAX
+
+_log = logger("schemas")
 
 
 class KafkaSchemaBoard:
@@ -32,27 +36,31 @@ class KafkaSchemaBoard:
         self._kafka, self._topic = kafka, topic
         self._topics = KafkaTopics(kafka, clock=clock)
         self._published = PublishedSchemas()
-        self._read_to: dict[TopicPartition, int] = {}
         self._turn = asyncio.Lock()
 
-    async def publish(self, schema_id: int, schema_text: str) -> None:
-        """Return when every reader can find it; see `SchemaBoard.publish`."""
-        if self._published.check_free(schema_id, schema_text):
-            return
-        await self.refresh()
-        if self._published.check_free(schema_id, schema_text):
-            return
+    async def publish(self, schema_texts: Mapping[int, str]) -> Mapping[int, SchemaError]:
+        """Return when every reader can find them; see `SchemaBoard.publish`."""
+        if self._published.missing(schema_texts):
+            await self.refresh()
+        if missing := self._published.missing(schema_texts):
+            await self._write(missing)
+            # Read back: another writer may have published the same id at the same moment.
+            await self.refresh()
+        return self._published.clashes(schema_texts)
+
+    async def _write(self, schema_texts: Mapping[int, str]) -> None:
         producer = AIOKafkaProducer(**self._kafka.client_options(), acks="all")
-        with translate_kafka_errors(self._kafka, "publishing a schema"):
+        with translate_kafka_errors(self._kafka, "publishing schemas"):
             async with asyncio.timeout(_READ_SECONDS_MAX):
                 try:
                     await producer.start()
-                    await producer.send_and_wait(self._topic, key=str(schema_id).encode(), value=schema_text.encode())
+                    sent = [
+                        await producer.send(self._topic, key=str(schema_id).encode(), value=text.encode())
+                        for schema_id, text in schema_texts.items()
+                    ]
+                    await asyncio.gather(*sent)
                 finally:
                     await producer.stop()
-        # Read back: another writer may have published the same id at the same moment.
-        await self.refresh()
-        self._published.check_free(schema_id, schema_text)
 
     async def refresh(self) -> None:
         """See everything that was published before this call; see `SchemaBoard.refresh`."""
@@ -72,6 +80,7 @@ class KafkaSchemaBoard:
         return self._published.find(schema_id)
 
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
+        """The whole topic, every time: it is small, and it may have been restored since."""
         numbers: set[int] = consumer.partitions_for_topic(self._topic) or set()
         if not numbers:
             await consumer._client.set_topics([self._topic])  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001 - nothing public asks for one topic's metadata
@@ -79,18 +88,23 @@ class KafkaSchemaBoard:
         partitions = [TopicPartition(self._topic, number) for number in sorted(numbers)]
         first: dict[TopicPartition, int] = await consumer.beginning_offsets(partitions)
         end: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
-        pending = {key for key in partitions if max(first[key], self._read_to.get(key, 0)) < end[key]}
+        pending = {key for key in partitions if first[key] < end[key]}
         consumer.assign(list(pending))
         for key in pending:
-            consumer.seek(key, max(first[key], self._read_to.get(key, 0)))
+            consumer.seek(key, first[key])
         while pending:
             fetched: dict[TopicPartition, list[Any]] = await consumer.getmany(timeout_ms=_POLL_MILLISECONDS)
-            for key, records in fetched.items():
-                self._take(key, records)
-            pending = {key for key in pending if self._read_to.get(key, 0) < end[key] and await consumer.position(key) < end[key]}
+            for records in fetched.values():
+                self._take(records)
+            pending = {key for key in pending if await consumer.position(key) < end[key]}
 
-    def _take(self, key: TopicPartition, records: Sequence[Any]) -> None:
+    def _take(self, records: Sequence[Any]) -> None:
         for record in records:
-            self._read_to[key] = int(record.offset) + 1
-            if record.key is not None and record.value is not None and record.key.isdigit():
-                self._published.add(int(record.key), record.value.decode())
+            key, value = record.key or b"", record.value or b""
+            try:
+                if not key.isdigit() or len(key) > _ID_DIGITS_MAX:
+                    raise ValueError("its key is no schema's id")
+                self._published.add(int(key), value.decode())
+            except ValueError as error:
+                # Anyone may write to the topic; what is no schema harms nobody.
+                _log.warning("schema_record_ignored", topic=self._topic, offset=record.offset, reason=str(error))

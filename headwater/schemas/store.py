@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -44,11 +44,12 @@ class SchemaRegistry(Protocol):
 class SchemaBoard(Protocol):
     """Where writers show their schemas to readers that have another database."""
 
-    async def publish(self, schema_id: int, schema_text: str) -> None:
-        """Return when every reader can find it. Repeating it is harmless.
+    async def publish(self, schema_texts: Mapping[int, str]) -> Mapping[int, SchemaError]:
+        """Return when every reader can find them, by their ids; those whose id means another schema there are answered with an error.
+
+        Repeating it is harmless.
 
         Raises:
-            SchemaError: the id means another schema there.
             BrokerUnavailable: try again.
         """
         ...
@@ -90,18 +91,19 @@ class PublishedSchemas:
             )
         return self._texts.get(schema_id)
 
-    def check_free(self, schema_id: int, schema_text: str) -> bool:
-        """Whether the schema is there already.
+    def missing(self, schema_texts: Mapping[int, str]) -> dict[int, str]:
+        """Those of the schemas that are not there, under ids that are free."""
+        return {schema_id: text for schema_id, text in schema_texts.items() if schema_id not in self._texts}
 
-        Raises:
-            SchemaError: another one has its id.
-        """
-        known = self.find(schema_id)
-        if known is not None and known != schema_text:
-            raise SchemaError(
+    def clashes(self, schema_texts: Mapping[int, str]) -> dict[int, SchemaError]:
+        """Those of the schemas whose id means another one."""
+        return {
+            schema_id: SchemaError(
                 f"the id {schema_id} means another schema in this Kafka cluster already; change the class's docstring, and its schema gets another id"
             )
-        return known is not None
+            for schema_id, text in schema_texts.items()
+            if schema_id in self._ambiguous or self._texts.get(schema_id, text) != text
+        }
 
 
 def fingerprint_of(schema_text: str) -> bytes:

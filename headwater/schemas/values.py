@@ -7,14 +7,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import SchemaError, SchemaMismatch, UnknownEventType, UnknownSchema
+from headwater.kafka import AVRO_CONTENT, JSON_CONTENT, EncodedValue, json_text
 from headwater.messages import Event, EventRegistry, RecordedEvent
 from headwater.schemas.codec import FRAME_BYTES, AvroCodec, SchemaCodec, frame, schema_id_of
 from headwater.schemas.store import SchemaBoard, SchemaRegistry
 from headwater.telemetry import logger
 
-AVRO: Final = b"application/avro"
-JSON: Final = b"application/json"
+LOOK_AGAIN_SECONDS: Final = 10.0
+"""An id that nobody published is looked for again after this: an operator may have restored the topic."""
 _UNKNOWN_IDS_MAX: Final = 10_000
 
 _log = logger("schemas")
@@ -35,7 +37,9 @@ class AvroEncoder:
 
     def __init__(self, event_classes: EventRegistry, registry: SchemaRegistry, board: SchemaBoard) -> None:
         self._event_classes, self._registry, self._board = event_classes, registry, board
-        self._writers: dict[str, _Writer] = {}
+        self._codecs: dict[type[Event], AvroCodec[Event]] = {}
+        self._writers: dict[str, _Writer | None] = {}
+        """By event type; None for one that has no schema."""
         self._told: set[str] = set()
 
     def check(self) -> None:
@@ -45,44 +49,60 @@ class AvroEncoder:
             SchemaError: one has none; the message names class and field.
         """
         for event_class in self._event_classes:
-            AvroCodec(event_class)
+            self._codec(event_class)
 
     async def prepare(self, event_types: Iterable[str]) -> None:
-        """Register and publish the schemas of these types, where that was not done yet. Free when there is nothing new.
+        """Register the schemas of these types and publish them, where that was not done yet; see `ValueEncoder.prepare`."""
+        new = {event_type: codec for event_type in set(event_types) - self._writers.keys() if (codec := self._find(event_type)) is not None}
+        if not new:
+            return
+        ids = {
+            event_type: schema_id for event_type, codec in new.items() if (schema_id := await self._register(event_type, codec)) is not None
+        }
+        # Together, for connecting takes longer than publishing.
+        clashes = await self._board.publish({schema_id: new[event_type].schema_text for event_type, schema_id in ids.items()})
+        for event_type, schema_id in ids.items():
+            if (clash := clashes.get(schema_id)) is not None:
+                self._refuse(event_type, str(clash))
+            else:
+                self._writers[event_type] = _Writer(new[event_type].own, frame(schema_id))
 
-        Raises:
-            StorageUnavailable, BrokerUnavailable: try again.
-            SchemaError: the schema's id is taken in this Kafka cluster.
-        """
-        for event_type in set(event_types) - self._writers.keys():
-            if (event_class := self._find(event_type)) is not None:
-                await self._register(event_type, event_class)
-
-    def encode(self, event: RecordedEvent) -> tuple[bytes, bytes]:
+    def encode(self, event: RecordedEvent) -> EncodedValue:
         """The value and its content type, as of the last `prepare`."""
         if (writer := self._writers.get(event.type)) is not None:
             try:
-                return writer.codec.encode_json(event.data, prefix=writer.prefix), AVRO
+                return writer.codec.encode_json(event.data, prefix=writer.prefix), AVRO_CONTENT
             except SchemaMismatch as error:
                 self._tell(event.type, str(error))
-        return event.data.encode(), JSON
+        return event.data.encode(), JSON_CONTENT
 
-    def _find(self, event_type: str) -> type[Event] | None:
+    def _codec(self, event_class: type[Event]) -> AvroCodec[Event]:
+        if (codec := self._codecs.get(event_class)) is None:
+            codec = self._codecs[event_class] = AvroCodec(event_class)
+        return codec
+
+    def _find(self, event_type: str) -> AvroCodec[Event] | None:
         try:
-            return self._event_classes.find(event_type)
+            return self._codec(self._event_classes.find(event_type))
         except UnknownEventType as error:
+            # Its class may yet be imported.
             self._tell(event_type, str(error))
+        except SchemaError as error:
+            self._refuse(event_type, str(error))
+        return None
+
+    async def _register(self, event_type: str, codec: AvroCodec[Event]) -> int | None:
+        subject = f"{codec.event_class.event_category}-{codec.own.name}"
+        try:
+            return (await self._registry.register(subject, codec.schema_text)).schema_id
+        except SchemaError as error:
+            self._refuse(event_type, str(error))
             return None
 
-    async def _register(self, event_type: str, event_class: type[Event]) -> None:
-        try:
-            codec = AvroCodec(event_class)
-        except SchemaError as error:
-            self._tell(event_type, str(error))
-            return
-        registered = await self._registry.register(f"{event_class.event_category}-{codec.own.name}", codec.schema_text)
-        await self._board.publish(registered.schema_id, codec.schema_text)
-        self._writers[event_type] = _Writer(codec.own, frame(registered.schema_id))
+    def _refuse(self, event_type: str, reason: str) -> None:
+        """Never Avro in this process."""
+        self._writers[event_type] = None
+        self._tell(event_type, reason)
 
     def _tell(self, event_type: str, reason: str) -> None:
         if event_type not in self._told:
@@ -93,19 +113,18 @@ class AvroEncoder:
 class AvroDecoder:
     """Reads values of both kinds, whoever wrote them, as JSON text."""
 
-    def __init__(self, board: SchemaBoard) -> None:
-        self._board = board
+    def __init__(self, board: SchemaBoard, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._board, self._clock = board, clock
         self._codecs: dict[int, SchemaCodec] = {}
-        self._unknown: set[int] = set()
+        self._unknown_until: dict[int, float] = {}
+        """Ids that were looked for in vain, and when to look again."""
 
-    async def prepare(self, values: Iterable[bytes | None]) -> None:
-        """Look up the schemas of these values, where that was not done yet. Free when there is nothing new.
-
-        Raises:
-            BrokerUnavailable: try again.
-        """
+    async def prepare(self, values: Iterable[bytes | None], *, again: bool = False) -> None:
+        """Look up the schemas of these values, where that was not done yet; see `ValueDecoder.prepare`."""
         ids = {value[1:FRAME_BYTES] for value in values if value and not value[0] and len(value) >= FRAME_BYTES}
-        missing = {int.from_bytes(schema_id, "big") for schema_id in ids} - self._codecs.keys() - self._unknown
+        missing = {int.from_bytes(schema_id, "big") for schema_id in ids} - self._codecs.keys()
+        now = self._clock.monotonic()
+        missing = {schema_id for schema_id in missing if again or self._unknown_until.get(schema_id, now) <= now}
         if not missing:
             return
         await self._board.refresh()
@@ -116,24 +135,22 @@ class AvroDecoder:
                     self._codecs[schema_id] = _compile(schema_id, text)
             except SchemaError as error:
                 _log.error("schema_unusable", schema_id=schema_id, reason=str(error))
-        if len(self._unknown) >= _UNKNOWN_IDS_MAX:
-            self._unknown.clear()
+        if len(self._unknown_until) >= _UNKNOWN_IDS_MAX:
+            self._unknown_until.clear()
         # Writers publish before they write: what is not there now will not come by itself.
-        self._unknown |= missing - self._codecs.keys()
+        self._unknown_until |= dict.fromkeys(missing - self._codecs.keys(), self._clock.monotonic() + LOOK_AGAIN_SECONDS)
 
-    def decode(self, value: bytes, content_type: bytes | None) -> str:
+    def decode(self, value: bytes | None, content_type: bytes | None) -> str:
         """The JSON text of a value.
 
         Raises:
             UnknownSchema: its schema was never published, or cannot be used.
             SchemaMismatch: it is damaged.
         """
-        if content_type != AVRO:
-            try:
-                return value.decode()
-            except UnicodeDecodeError as error:
-                raise SchemaMismatch(f"the value is not UTF-8 text: {error}") from None
+        if content_type != AVRO_CONTENT:
+            return json_text(value)
         schema_id = schema_id_of(value)
+        assert value is not None, "has an id"
         codec = self._codecs.get(schema_id)
         if codec is None:
             raise UnknownSchema(f"the value was written with the schema {schema_id}, which was never published in this Kafka cluster")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from headwater.errors import SchemaError
 from headwater.schemas import PublishedSchemas, RegisteredSchema, candidate_ids, fingerprint_of, no_id_left
 
 
@@ -36,12 +39,12 @@ class MemorySchemaBoard:
         self._published = PublishedSchemas()
         self._read_to = 0
 
-    async def publish(self, schema_id: int, schema_text: str) -> None:
-        """Return when every reader can find it; see `SchemaBoard.publish`."""
+    async def publish(self, schema_texts: Mapping[int, str]) -> Mapping[int, SchemaError]:
+        """Return when every reader can find them; see `SchemaBoard.publish`."""
         await self.refresh()
-        if not self._published.check_free(schema_id, schema_text):
-            self.topic.append((schema_id, schema_text))
-            self._published.add(schema_id, schema_text)
+        self.topic += self._published.missing(schema_texts).items()
+        await self.refresh()
+        return self._published.clashes(schema_texts)
 
     async def refresh(self) -> None:
         """See everything that was published before this call; see `SchemaBoard.refresh`."""

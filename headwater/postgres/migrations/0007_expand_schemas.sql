@@ -21,3 +21,10 @@ CREATE TABLE headwater.schema_versions (
     CONSTRAINT schema_versions_schema_id_key UNIQUE (subject, schema_id),
     CONSTRAINT schema_versions_version_positive CHECK (version > 0)
 );
+
+-- A message whose value could not be read may be tried again: its raw record is kept, and its schema may be there by then.
+ALTER TABLE headwater.dead_letters
+    DROP CONSTRAINT dead_letters_retry_possible,
+    ADD CONSTRAINT dead_letters_retry_possible CHECK (
+        status NOT IN ('retrying', 'handled') OR num_nulls(handler_name, event_id) = 0
+    );

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from uuid import uuid4
 
-import pytest
+from aiokafka import AIOKafkaProducer
 
-from headwater.errors import SchemaError
 from headwater.kafka import KafkaSettings
 from headwater.postgres import Database
 from headwater.schemas import KafkaSchemaBoard, PostgresSchemas, candidate_ids, fingerprint_of
@@ -38,13 +37,25 @@ async def test_other_services_see_what_was_published(kafka_bootstrap: str) -> No
     writer, reader = KafkaSchemaBoard(settings, topic=topic), KafkaSchemaBoard(settings, topic=topic)
     await reader.refresh()
     assert reader.find(7) is None
-    await writer.publish(7, '"long"')
-    await writer.publish(7, '"long"')
-    await writer.publish(8, '"string"')
+    assert await writer.publish({7: '"long"'}) == {}
+    assert await writer.publish({7: '"long"', 8: '"string"'}) == {}
     await reader.refresh()
     assert (reader.find(7), reader.find(8)) == ('"long"', '"string"')
-    with pytest.raises(SchemaError, match="another schema"):
-        await reader.publish(8, '"bytes"')
+    clashes = await reader.publish({8: '"bytes"'})
+    assert "another schema" in str(clashes[8])
     late = KafkaSchemaBoard(settings, topic=topic)
     await late.refresh()
     assert late.find(8) == '"string"'
+
+
+async def test_what_is_no_schema_on_the_topic_is_passed_over(kafka_bootstrap: str) -> None:
+    settings, topic = KafkaSettings.parse(kafka_bootstrap), f"_schemas_{uuid4().hex[:10]}"
+    board = KafkaSchemaBoard(settings, topic=topic)
+    await board.publish({7: '"long"'})
+    async with AIOKafkaProducer(bootstrap_servers=kafka_bootstrap) as producer:
+        for key, value in ((b"8", b"\xff"), (b"9" * 5_000, b"x"), (None, b"x"), (b"8", None), (b"-8", b"x")):
+            await producer.send_and_wait(topic, value, key=key)
+    await board.publish({9: '"bytes"'})
+    late = KafkaSchemaBoard(settings, topic=topic)
+    await late.refresh()
+    assert (late.find(7), late.find(9)) == ('"long"', '"bytes"')

@@ -10,8 +10,11 @@ import pytest
 
 from headwater import Event
 from headwater.errors import SchemaError, SchemaMismatch, UnknownSchema
+from headwater.kafka import AVRO_CONTENT, JSON_CONTENT
 from headwater.messages import EventRegistry, RecordedEvent
-from headwater.schemas import AVRO, JSON, AvroDecoder, AvroEncoder, SchemaRegistry, candidate_ids, frame, schema_id_of
+from headwater.schemas import AvroCodec, AvroDecoder, AvroEncoder, SchemaRegistry, candidate_ids, frame, schema_id_of
+from headwater.schemas.values import LOOK_AGAIN_SECONDS
+from headwater.testing import FakeClock
 from headwater.testing.memory_schemas import MemorySchemaBoard, MemorySchemas
 
 
@@ -43,7 +46,7 @@ class Pair:
 async def test_reader_with_another_database_finds_the_schema() -> None:
     text, content_type = await Pair().carry(recorded('{"sku": "chai", "count": 3}'))
     assert json.loads(text) == {"sku": "chai", "count": 3}
-    assert content_type == AVRO
+    assert content_type == AVRO_CONTENT
 
 
 @pytest.mark.parametrize(
@@ -55,11 +58,11 @@ async def test_reader_with_another_database_finds_the_schema() -> None:
     ],
 )
 async def test_what_the_schema_does_not_carry_exactly_travels_as_json(data: str) -> None:
-    assert await Pair().carry(recorded(data)) == (data, JSON)
+    assert await Pair().carry(recorded(data)) == (data, JSON_CONTENT)
 
 
 async def test_events_without_a_class_travel_as_json() -> None:
-    assert await Pair().carry(recorded('{"a": 1}', event_type="NobodyKnows")) == ('{"a": 1}', JSON)
+    assert await Pair().carry(recorded('{"a": 1}', event_type="NobodyKnows")) == ('{"a": 1}', JSON_CONTENT)
 
 
 async def test_schema_is_published_before_it_is_used_and_once() -> None:
@@ -102,14 +105,38 @@ async def test_id_that_is_taken_gives_way_to_the_next() -> None:
 
 async def test_id_that_means_two_schemas_is_refused_on_both_sides() -> None:
     board = MemorySchemaBoard()
-    await board.publish(7, '"long"')
-    with pytest.raises(SchemaError, match="another schema"):
-        await board.publish(7, '"string"')
+    assert await board.publish({7: '"long"'}) == {}
+    clashes = await board.publish({7: '"string"', 8: '"bytes"'})
+    assert list(clashes) == [7]
+    assert "another schema" in str(clashes[7])
     board.topic.append((7, '"string"'))  # both at the same moment
     reader = AvroDecoder(MemorySchemaBoard(board.topic))
     await reader.prepare([frame(7) + b"\x02"])
     with pytest.raises(UnknownSchema):
-        reader.decode(frame(7) + b"\x02", AVRO)
+        reader.decode(frame(7) + b"\x02", AVRO_CONTENT)
+
+
+async def test_class_whose_id_is_taken_in_the_cluster_travels_as_json() -> None:
+    first = Pair()
+    await first.carry(recorded('{"sku": "chai", "count": 3}'))
+    second = Pair()
+    second.board.topic.append((first.board.topic[0][0], '"somebody else was first"'))
+    assert await second.carry(recorded('{"sku": "chai", "count": 3}')) == ('{"sku": "chai", "count": 3}', JSON_CONTENT)
+
+
+async def test_unknown_schema_is_looked_for_again_after_a_while() -> None:
+    clock, pair = FakeClock(), Pair()
+    decoder = AvroDecoder(pair.reader_board, clock=clock)
+    codec = AvroCodec(StockCounted)
+    value = codec.own.encode_json('{"sku": "chai", "count": 3}', prefix=frame(99))
+    await decoder.prepare([value])
+    pair.board.topic.append((99, codec.schema_text))
+    await decoder.prepare([value])
+    with pytest.raises(UnknownSchema):
+        decoder.decode(value, AVRO_CONTENT)
+    await clock.advance(LOOK_AGAIN_SECONDS)
+    await decoder.prepare([value])
+    assert json.loads(decoder.decode(value, AVRO_CONTENT)) == {"sku": "chai", "count": 3}
 
 
 async def test_unknown_schema_is_looked_for_once() -> None:
@@ -118,13 +145,13 @@ async def test_unknown_schema_is_looked_for_once() -> None:
         await pair.decoder.prepare([frame(99) + b"x", None, b"", b"\x00", b"{}"])
     assert pair.reader_board.refresh_count == 1
     with pytest.raises(UnknownSchema, match="99"):
-        pair.decoder.decode(frame(99) + b"x", AVRO)
+        pair.decoder.decode(frame(99) + b"x", AVRO_CONTENT)
 
 
 @pytest.mark.parametrize("value", [b"", b"\x01abcdef", b"\x00\x00", b"{}"])
 async def test_value_that_is_no_avro_is_told(value: bytes) -> None:
     with pytest.raises(SchemaMismatch):
-        Pair().decoder.decode(value, AVRO)
+        Pair().decoder.decode(value, AVRO_CONTENT)
 
 
 async def test_garbage_on_the_schemas_topic_harms_only_its_own_id() -> None:
@@ -132,7 +159,7 @@ async def test_garbage_on_the_schemas_topic_harms_only_its_own_id() -> None:
     pair.board.topic += [(5, "no json"), (6, '{"type": "record"}'), (7, "[1]")]
     await pair.decoder.prepare([frame(number) + b"x" for number in (5, 6, 7)])
     with pytest.raises(UnknownSchema):
-        pair.decoder.decode(frame(6) + b"x", AVRO)
+        pair.decoder.decode(frame(6) + b"x", AVRO_CONTENT)
     await pair.carry(recorded('{"sku": "chai", "count": 3}'))
 
 
