@@ -42,6 +42,7 @@ from headwater.projections import (
     register_projections,
 )
 from headwater.sagas import Choreography, DeadlineWorker, Saga, Sagas
+from headwater.sagas import definition_of as saga_definition_of
 from headwater.schemas import AvroDecoder, AvroEncoder, KafkaSchemaBoard, PostgresSchemas, SchemaBoard, SchemaRegistry
 from headwater.telemetry import configure_logging_once, logger
 
@@ -171,9 +172,8 @@ class Service:
             UsageError: at import, when its key, steps or methods do not fit its events.
         """
         self.choreography.register(saga_class)
-        for definition in self.choreography.definitions:
-            for event_class in definition.event_classes:
-                self.events.register(event_class)
+        for event_class in saga_definition_of(saga_class).event_classes:
+            self.events.register(event_class)
         return saga_class
 
     def projection(self, projection_class: AnyProjectionT) -> AnyProjectionT:
