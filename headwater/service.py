@@ -295,6 +295,7 @@ class Service:
             event_source=f"/services/{self.name}",
             values=encoder,
         )
+            instance_id=settings.instance_id,
         parts.wake_workers.append(relay.wake)
         workers: list[Coroutine[Any, Any, None]] = [relay.run()]
         if self.projections:
