@@ -102,14 +102,15 @@ class _Parts:
     def __init__(self, service: Service, database: Database) -> None:
         self.database = database
         self.wake_workers: list[Callable[[], None]] = []
-        self.store = WatchedEventStore(PostgresEventStore(database), on_append=self._wake)
+        self.store = WatchedEventStore(PostgresEventStore(database), on_append=self.wake)
         self.publisher = Publisher(self.store, service.events.registry)
-        self.read_models = ReadModels(database, self.store, service.events.registry, wake=self._wake)
+        self.read_models = ReadModels(database, self.store, service.events.registry, wake=self.wake)
         self.dead_letters = DeadLetters(database, group=service.name)
         self.sagas = Sagas(database)
         self.kafka: KafkaSettings | None = None
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """There may be something new in the log."""
         for wake in self.wake_workers:
             wake()
 
@@ -294,23 +295,23 @@ class Service:
             PostgresRelayPositions(parts.database),
             event_source=f"/services/{self.name}",
             values=encoder,
-        )
             instance_id=settings.instance_id,
+        )
         parts.wake_workers.append(relay.wake)
         workers: list[Coroutine[Any, Any, None]] = [relay.run()]
         if self.projections:
             runner = ProjectionRunner(parts.database, parts.store, self.events.registry, list(self.projections.values()))
             parts.wake_workers.append(runner.wake)
             workers.append(runner.run())
-        effects = PostgresEffects(parts.database, parts.store)
+        # Rung again after the commit: an append in a handler rang before others could see it.
+        effects = PostgresEffects(parts.database, parts.store, on_commit=parts.wake)
         if self.choreography:
             workers.append(DeadlineWorker(self.choreography, effects).run())
         if self.subscriptions:
             consumer = Consumer.connect(
                 self.subscriptions,
-                parts.store,
+                effects,
                 parts.publisher,
-                parts.database,
                 parts.kafka,
                 group=self.name,
                 values=decoder,
@@ -319,9 +320,8 @@ class Service:
             )
             retrier = DeadLetterRetrier.connect(
                 self.subscriptions,
-                parts.store,
+                effects,
                 parts.publisher,
-                parts.database,
                 group=self.name,
                 values=decoder,
                 registry=self.events.registry,

@@ -14,16 +14,13 @@ from headwater.bus.dead_letters import message_of
 from headwater.bus.kafka import KafkaSource
 from headwater.bus.partition_work import PartitionWork
 from headwater.bus.ports import EffectStore, MessageSource, OffsetOutOfRange
-from headwater.bus.postgres import PostgresEffects
 from headwater.bus.retries import RetryPolicy
 from headwater.bus.subscriptions import Subscriptions
 from headwater.bus.values import ConsumerLimits
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import BrokerUnavailable, GapDetected, HeadwaterError, StorageError, TransactionConflict, UsageError
-from headwater.eventstore import EventStore
 from headwater.kafka import JSON_DECODER, KafkaSettings, OffsetRange, Partition, ValueDecoder
 from headwater.messages import EventRegistry
-from headwater.postgres import Database
 from headwater.randomness import SYSTEM_RANDOMNESS, Randomness
 from headwater.telemetry import logger
 
@@ -86,9 +83,8 @@ class Consumer:
     def connect(
         cls,
         subscriptions: Subscriptions,
-        store: EventStore,
+        effects: EffectStore,
         publisher: PublishesEvents | None,
-        database: Database,
         kafka: KafkaSettings,
         *,
         group: str,
@@ -98,12 +94,12 @@ class Consumer:
         retry_policy: RetryPolicy | None = None,
         limits: ConsumerLimits | None = None,
     ) -> Self:
-        """A consumer between this broker and this database; `run` connects it."""
+        """A consumer between this broker and this store of effects; `run` connects it."""
         return cls(
             group=group,
             subscriptions=subscriptions,
             source=KafkaSource(kafka, group=group, instance_id=instance_id),
-            effects=PostgresEffects(database, store),
+            effects=effects,
             values=values,
             publisher=publisher,
             registry=registry,

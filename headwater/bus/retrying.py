@@ -13,16 +13,15 @@ from headwater.bus.dead_letters import DeadLetter, error_facts, raw_content_type
 from headwater.bus.handling import MessageHandling
 from headwater.bus.partition_work import Message, PartitionWork
 from headwater.bus.ports import EffectsRefused, EffectStore, EffectTransaction
-from headwater.bus.postgres import PostgresEffects, dead_letter_of
+from headwater.bus.postgres import dead_letter_of
 from headwater.bus.retries import CONFLICTS_MAX, HandlerFault, RetryPolicy
 from headwater.bus.subscriptions import Handler, Subscriptions
 from headwater.bus.values import ConsumerLimits, PartitionPosition
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import BrokerUnavailable, HandlerFailed, SchemaError, StorageError, TransactionConflict, WrongExpectedVersion
-from headwater.eventstore import EventStore
 from headwater.kafka import JSON_DECODER, Envelope, ValueDecoder
 from headwater.messages import LOG_START, EventRegistry, RecordedEvent
-from headwater.postgres import Database, sql_file
+from headwater.postgres import sql_file
 from headwater.randomness import SYSTEM_RANDOMNESS, Randomness
 from headwater.telemetry import logger
 
@@ -149,16 +148,14 @@ class DeadLetterRetrier:
     def connect(
         cls,
         subscriptions: Subscriptions,
-        store: EventStore,
+        effects: EffectStore,
         publisher: PublishesEvents | None,
-        database: Database,
         *,
         group: str,
         values: ValueDecoder,
         registry: EventRegistry | None = None,
     ) -> Self:
-        """A retrier for the letters of this group in this database."""
-        effects = PostgresEffects(database, store)
+        """A retrier for the letters of this group in PostgreSQL, where these effects are kept."""
         return cls(
             group=group,
             subscriptions=subscriptions,
