@@ -63,6 +63,8 @@ Metadata: TypeAlias = Mapping[str, str]
 CORRELATION_ID: Final = "correlation_id"
 CAUSATION_ID: Final = "causation_id"
 TRACEPARENT: Final = "traceparent"
+IDEMPOTENCY_KEY: Final = "idempotency_key"
+"""The same in every message that says the same again."""
 
 _FIRST_WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z0-9]+|[A-Z]+")
 _CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]*")

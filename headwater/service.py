@@ -15,13 +15,13 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Literal, Self, TypeAlias, TypeVar, get_args, overload
 from uuid import UUID
 
 from headwater.bus import Consumer, DeadLetterRetrier, DeadLetters, HandlerDecorator, PostgresEffects, Subscriptions
 from headwater.config import Settings, load_settings
 from headwater.embedded import SHARED_SERVERS
-from headwater.errors import NotFoundError, StoreNotOpen, UsageError
+from headwater.errors import NotFoundError, SchemaError, StoreNotOpen, UsageError
 from headwater.eventstore import (
     Decider,
     Decision,
@@ -32,7 +32,7 @@ from headwater.eventstore import (
     WatchedEventStore,
     decide,
 )
-from headwater.kafka import KafkaSettings, check_broker
+from headwater.kafka import JSON_ENCODER, KafkaSettings, ValueDecoder, ValueEncoder, check_broker
 from headwater.messages import AppendResult, Event, EventRegistry
 from headwater.outbox import KafkaRelayBroker, PostgresRelayPositions, Publisher, Relay
 from headwater.postgres import CallerConnection, Database, apply_migrations, require_current_schema
@@ -52,10 +52,15 @@ from headwater.projections import (
     register_projections,
 )
 from headwater.sagas import Choreography, DeadlineWorker, Saga, Sagas
+from headwater.sagas import definition_of as saga_definition_of
+from headwater.schemas import AvroDecoder, AvroEncoder, KafkaSchemaBoard, PostgresSchemas, SchemaBoard, SchemaRegistry
 from headwater.telemetry import configure_logging_once, logger
 
 _log = logger("service")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,59}")
+
+Values: TypeAlias = Literal["avro", "json"]
+"""How a service writes its events to Kafka; it reads both."""
 
 State = TypeVar("State")
 Command = TypeVar("Command")
@@ -107,16 +112,17 @@ class _Parts:
     def __init__(self, service: Service, database: Database) -> None:
         self.database = database
         self.wake_workers: list[Callable[[], None]] = []
-        self.store = WatchedEventStore(PostgresEventStore(database), on_append=self._wake)
+        self.store = WatchedEventStore(PostgresEventStore(database), on_append=self.wake)
         self.publisher = Publisher(self.store, service.events.registry)
-        self.read_models = ReadModels(database, self.store, service.events.registry, wake=self._wake)
+        self.read_models = ReadModels(database, self.store, service.events.registry, wake=self.wake)
         self.dead_letters = DeadLetters(database, group=service.name)
         self.sagas = Sagas(database)
         self.snapshots = PostgresSnapshotStore(database)
         self.stream_cache = service.new_stream_cache()
         self.kafka: KafkaSettings | None = None
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """There may be something new in the log."""
         for wake in self.wake_workers:
             wake()
 
@@ -126,16 +132,21 @@ class Service:
 
     Args:
         name: consumer group, CloudEvents source and, embedded, database; lower-case letters, digits, `-` and `_`, starting with a letter.
+        values: what this service's events are on Kafka: Avro in the Confluent wire format, under schemas made from their classes, or JSON. It
+            reads both, whatever it writes.
         settings: where the servers are; by default from the environment when the service opens.
         cached_streams_max: how many folded streams `decide` keeps in this process, at most; by default none. States must not be changed then.
     """
 
-    def __init__(self, name: str, *, settings: Settings | None = None, cached_streams_max: int = 0) -> None:
+    def __init__(self, name: str, *, values: Values = "avro", settings: Settings | None = None, cached_streams_max: int = 0) -> None:
         if not _NAME.fullmatch(name):
             raise UsageError(
                 f"the service name {name!r} must have 1 to 60 lower-case letters, digits, '-' or '_', starting with a letter: it names the consumer group"
             )
+        if values not in get_args(Values):
+            raise UsageError(f"Service({name!r}, values={values!r}) is neither 'avro' nor 'json'")
         self.name = name
+        self.values: Values = values
         self.events = ServiceEvents(self)
         self.subscriptions = Subscriptions()
         self.choreography = Choreography(self.subscriptions)
@@ -175,9 +186,8 @@ class Service:
             UsageError: at import, when its key, steps or methods do not fit its events.
         """
         self.choreography.register(saga_class)
-        for definition in self.choreography.definitions:
-            for event_class in definition.event_classes:
-                self.events.register(event_class)
+        for event_class in saga_definition_of(saga_class).event_classes:
+            self.events.register(event_class)
         return saga_class
 
     def projection(self, projection_class: AnyProjectionT) -> AnyProjectionT:
@@ -208,6 +218,7 @@ class Service:
         """Open the store and run the workers in the background.
 
         Raises:
+            SchemaError: a registered event class cannot be written as Avro; the message names class and field.
             MigrationNeeded: the database lacks tables; the message says what to run.
             StorageUnavailable, BrokerUnavailable: a server does not answer.
         """
@@ -241,8 +252,11 @@ class Service:
         async with AsyncExitStack() as stack:
             parts = await self._open_parts(stack, settings, needs_kafka=workers)
             if workers:
+                assert parts.kafka is not None, "workers need Kafka"
+                board = KafkaSchemaBoard(parts.kafka)
+                encoder = self.value_encoder(PostgresSchemas(parts.database), board)
                 await register_projections(parts.database, self.events.registry, list(self.projections.values()))
-                await stack.enter_async_context(_supervised(self._workers(parts, settings)))
+                await stack.enter_async_context(_supervised(self._workers(parts, settings, encoder, AvroDecoder(board))))
             self._parts, self._stack = parts, stack.pop_all()
 
     async def _close(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool | None:
@@ -271,10 +285,30 @@ class Service:
             await check_broker(parts.kafka)
         return parts
 
-    def _workers(self, parts: _Parts, settings: Settings) -> list[Coroutine[Any, Any, None]]:
+    def value_encoder(self, registry: SchemaRegistry, board: SchemaBoard) -> ValueEncoder:
+        """What makes the values of this service's events.
+
+        Raises:
+            SchemaError: a registered event class cannot be written as Avro; the message names class and field.
+        """
+        if self.values == "json":
+            return JSON_ENCODER
+        encoder = AvroEncoder(self.events.registry, registry, board)
+        try:
+            encoder.check()
+        except SchemaError as error:
+            raise SchemaError(f"{error}. Or let the service write JSON to Kafka: Service({self.name!r}, values='json')") from error
+        return encoder
+
+    def _workers(self, parts: _Parts, settings: Settings, encoder: ValueEncoder, decoder: ValueDecoder) -> list[Coroutine[Any, Any, None]]:
         assert parts.kafka is not None, "workers need Kafka"
         relay = Relay(
-            parts.store, KafkaRelayBroker(parts.kafka), PostgresRelayPositions(parts.database), event_source=f"/services/{self.name}"
+            parts.store,
+            KafkaRelayBroker(parts.kafka),
+            PostgresRelayPositions(parts.database),
+            event_source=f"/services/{self.name}",
+            values=encoder,
+            instance_id=settings.instance_id,
         )
         parts.wake_workers.append(relay.wake)
         workers: list[Coroutine[Any, Any, None]] = [relay.run()]
@@ -282,22 +316,28 @@ class Service:
             runner = ProjectionRunner(parts.database, parts.store, self.events.registry, list(self.projections.values()))
             parts.wake_workers.append(runner.wake)
             workers.append(runner.run())
-        effects = PostgresEffects(parts.database, parts.store)
+        # Rung again after the commit: an append in a handler rang before others could see it.
+        effects = PostgresEffects(parts.database, parts.store, on_commit=parts.wake)
         if self.choreography:
             workers.append(DeadlineWorker(self.choreography, effects).run())
         if self.subscriptions:
             consumer = Consumer.connect(
                 self.subscriptions,
-                parts.store,
+                effects,
                 parts.publisher,
-                parts.database,
                 parts.kafka,
                 group=self.name,
+                values=decoder,
                 instance_id=settings.instance_id,
                 registry=self.events.registry,
             )
             retrier = DeadLetterRetrier.connect(
-                self.subscriptions, parts.store, parts.publisher, parts.database, group=self.name, registry=self.events.registry
+                self.subscriptions,
+                effects,
+                parts.publisher,
+                group=self.name,
+                values=decoder,
+                registry=self.events.registry,
             )
             workers += [consumer.run(), retrier.run()]
         return workers
@@ -466,6 +506,9 @@ async def _supervised(workers: Sequence[Coroutine[Any, Any, None]]) -> AsyncGene
         leaving = True
         supervisor.cancel()
         await asyncio.wait([supervisor])
+        for worker in workers:
+            # One that never began, because the block was left at once.
+            worker.close()
     if not supervisor.cancelled() and (failure := supervisor.exception()) is not None:
         _log.error("worker_failed", error=str(failure), exc_info=failure)
         raise _only_one(failure)

@@ -17,8 +17,9 @@ from typing import Any, Final, Self
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
-from headwater.kafka import decode_record
+from headwater.kafka import KafkaSettings, ValueDecoder, decode_record
 from headwater.postgres import Connection, Database
+from headwater.schemas import AvroDecoder, KafkaSchemaBoard
 
 TOPICS: Final = ("order", "stock", "reservation", "payment", "shipment", "to_inventory", "to_payment", "to_shipping")
 KAFKA_TIMEOUT_SECONDS: Final = 30.0
@@ -200,27 +201,29 @@ async def read_kafka(bootstrap: str) -> tuple[KafkaRecord, ...]:
         async with asyncio.timeout(KAFKA_TIMEOUT_SECONDS):
             while {partition.topic for partition in consumer.assignment()} != set(present):  # noqa: ASYNC110 - aiokafka tells nobody
                 await asyncio.sleep(POLL_INTERVAL_SECONDS)
-            return await _read_to_end(consumer, sorted(consumer.assignment()))
+            values = AvroDecoder(KafkaSchemaBoard(KafkaSettings.parse(bootstrap)))
+            return await _read_to_end(consumer, sorted(consumer.assignment()), values)
     finally:
         await consumer.stop()
 
 
-async def _read_to_end(consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> tuple[KafkaRecord, ...]:
+async def _read_to_end(consumer: AIOKafkaConsumer, partitions: list[TopicPartition], values: ValueDecoder) -> tuple[KafkaRecord, ...]:
     await consumer.seek_to_beginning(*partitions)
     ends = await consumer.end_offsets(partitions)
     records: list[KafkaRecord] = []
     unread = {partition for partition in partitions if ends[partition] > 0}
     while unread:
         for partition, batch in (await consumer.getmany(*unread, timeout_ms=500)).items():
-            records += [record_of(record) for record in batch if record.offset < ends[partition]]
+            await values.prepare(record.value for record in batch)
+            records += [record_of(record, values) for record in batch if record.offset < ends[partition]]
         # The last offsets may be a relay's markers, which a consumer steps over without showing them.
         unread = {partition for partition in unread if await consumer.position(partition) < ends[partition]}
     return tuple(records)
 
 
-def record_of(record: ConsumerRecord[bytes, bytes]) -> KafkaRecord:
-    """What a record says, decoded as a consumer of Headwater does."""
-    envelope = decode_record(record.key, record.value, record.headers, record.timestamp)
+def record_of(record: ConsumerRecord[bytes, bytes], values: ValueDecoder) -> KafkaRecord:
+    """What a record says, Avro or JSON, decoded as a consumer of Headwater does."""
+    envelope = decode_record(record.key, record.value, record.headers, record.timestamp, values=values)
     event = envelope.event
     return KafkaRecord(
         topic=record.topic,

@@ -87,7 +87,7 @@ class OrderFulfilment(Saga, key="order_id"):
     async def shipped(self, _event: ShipmentSent, saga: SagaContext) -> None:
         confirmed = OrderConfirmed(order_id=self.order_id, customer_id=self.customer_id, ordered_at=self.ordered_at, amount=self.amount)
         await saga.append(stream_of(self.order_id), confirmed, expected_version=PAID)
-        await saga.complete()
+        saga.complete()
 
     # -- the other ends ------------------------------------------------------------------------------------------------
 

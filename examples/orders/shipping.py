@@ -9,7 +9,7 @@ from headwater import Context, Decider, Event, Service
 from orders.commands import ShipOrder
 from orders.events import ShipmentSent
 
-service = Service("shipping")
+service = Service("shipping", values="json")  # Avro is the default; every service reads both
 
 
 def decide(command: ShipOrder, is_sent: bool) -> list[Event]:

@@ -14,16 +14,13 @@ from headwater.bus.dead_letters import message_of
 from headwater.bus.kafka import KafkaSource
 from headwater.bus.partition_work import PartitionWork
 from headwater.bus.ports import EffectStore, MessageSource, OffsetOutOfRange
-from headwater.bus.postgres import PostgresEffects
 from headwater.bus.retries import RetryPolicy
 from headwater.bus.subscriptions import Subscriptions
 from headwater.bus.values import ConsumerLimits
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import BrokerUnavailable, GapDetected, HeadwaterError, StorageError, TransactionConflict, UsageError
-from headwater.eventstore import EventStore
-from headwater.kafka import KafkaSettings, OffsetRange, Partition
+from headwater.kafka import JSON_DECODER, KafkaSettings, OffsetRange, Partition, ValueDecoder
 from headwater.messages import EventRegistry
-from headwater.postgres import Database
 from headwater.randomness import SYSTEM_RANDOMNESS, Randomness
 from headwater.telemetry import logger
 
@@ -57,6 +54,7 @@ class Consumer:
         subscriptions: Subscriptions,
         source: MessageSource,
         effects: EffectStore,
+        values: ValueDecoder = JSON_DECODER,
         publisher: PublishesEvents | None = None,
         registry: EventRegistry | None = None,
         retry_policy: RetryPolicy | None = None,
@@ -65,6 +63,7 @@ class Consumer:
         randomness: Randomness = SYSTEM_RANDOMNESS,
     ) -> None:
         self._group, self._subscriptions, self._source, self._effects = group, subscriptions, source, effects
+        self._values = values
         self._limits = limits or ConsumerLimits()
         self._clock, self._randomness = clock, randomness
         registry = registry or EventRegistry(subscriptions.event_classes)
@@ -84,23 +83,24 @@ class Consumer:
     def connect(
         cls,
         subscriptions: Subscriptions,
-        store: EventStore,
+        effects: EffectStore,
         publisher: PublishesEvents | None,
-        database: Database,
         kafka: KafkaSettings,
         *,
         group: str,
+        values: ValueDecoder,
         instance_id: str | None = None,
         registry: EventRegistry | None = None,
         retry_policy: RetryPolicy | None = None,
         limits: ConsumerLimits | None = None,
     ) -> Self:
-        """A consumer between this broker and this database; `run` connects it."""
+        """A consumer between this broker and this store of effects; `run` connects it."""
         return cls(
             group=group,
             subscriptions=subscriptions,
             source=KafkaSource(kafka, group=group, instance_id=instance_id),
-            effects=PostgresEffects(database, store),
+            effects=effects,
+            values=values,
             publisher=publisher,
             registry=registry,
             retry_policy=retry_policy,
@@ -220,6 +220,8 @@ class Consumer:
         try:
             with self._idle():
                 received = await self._source.receive(limit=self._limits.batch_size_max, timeout_seconds=timeout)
+                # Where this fails, the source is opened anew, and the records come again.
+                await self._values.prepare(record.value for records in received.values() for record in records)
         except OffsetOutOfRange as error:
             if (work := self._works.get(error.partition)) is not None:
                 self._stop_partition(work, error)
@@ -293,7 +295,7 @@ class Consumer:
         position = await self._effects.claim(self._group, partition)
         if self._assigned.get(partition) is not token:
             return
-        work = self._works[partition] = PartitionWork(position, self._subscriptions.routes)
+        work = self._works[partition] = PartitionWork(position, self._subscriptions.routes, self._values)
         self._paused.discard(partition)
         self._lost_until.pop(partition, None)
         try:

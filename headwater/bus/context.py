@@ -5,14 +5,28 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from uuid import UUID, uuid5
 
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import UsageError
 from headwater.kafka import Envelope
-from headwater.messages import ANY, AppendResult, Event, EventRegistry, ExpectedVersion, LogPosition, Metadata, NewEvent, RecordedEvent
+from headwater.messages import (
+    ANY,
+    IDEMPOTENCY_KEY,
+    AppendResult,
+    Event,
+    EventRegistry,
+    ExpectedVersion,
+    LogPosition,
+    Metadata,
+    NewEvent,
+    RecordedEvent,
+)
 from headwater.postgres import CallerConnection, Connection
+
+_KEYS: Final = UUID("0199a5f0-7c1e-7d44-8a4b-3e9d2a6c5b10")
+"""The namespace of handlers' idempotency keys."""
 
 if TYPE_CHECKING:
     from headwater.bus.ports import EffectTransaction
@@ -130,8 +144,14 @@ class Context:
 
     @property
     def idempotency_key(self) -> str:
-        """The same for every attempt at this message by this handler, and for no other: give it to systems outside this database."""
-        return str(uuid5(self._envelope.event.event_id, f"{self._surroundings.group}/{self._handler_name}"))
+        """The same for every attempt at this message by this handler, and for no other: give it to systems outside this database.
+
+        A message that its sender may send again carries a key of its own in the metadata, as a saga's commands do: then it is the same for
+        every one of them.
+        """
+        event = self._envelope.event
+        sent = event.metadata.get(IDEMPOTENCY_KEY) or str(event.event_id)
+        return str(uuid5(_KEYS, f"{sent}/{self._surroundings.group}/{self._handler_name}"))
 
     def now(self) -> datetime:
         """The current moment, from the clock that tests can hold."""

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from headwater.bus.retries import Failure
 from headwater.bus.values import SourceRecord
-from headwater.kafka import Envelope, Partition
+from headwater.kafka import Envelope, Partition, kind_of
 from headwater.messages import LogPosition
 
 ERROR_CHARACTERS_MAX: Final = 4_000
@@ -41,11 +41,11 @@ class DeadLetter:
     version: int | None = None
     event_type: str | None = None
     data: str | None = None
-    """JSON text, as it came."""
+    """The event's JSON text; None where the value could not be read."""
     metadata: Mapping[str, str] | None = None
     recorded_at: datetime | None = None
     raw: Mapping[str, Any] | None = None
-    """Key, value, headers (base64) and timestamp of a record that could not be read."""
+    """Key, value, headers (base64) and timestamp of a record that could not be read whole."""
     dead_letter_id: int | None = None
     """Given when it is stored."""
 
@@ -55,7 +55,8 @@ def unhandled(
 ) -> DeadLetter:
     """The letter for a handler that gave up."""
     event = envelope.event
-    is_storable = "\x00" not in event.data
+    # Nothing where the value could not be read: JSON is never empty.
+    is_storable = bool(event.data) and "\x00" not in event.data
     return DeadLetter(
         group=group,
         handler_name=handler_name,
@@ -101,6 +102,17 @@ def raw_record(record: SourceRecord) -> dict[str, Any]:
         "headers": [[_storable(name), _base64(value)] for name, value in record.headers],
         "timestamp": record.timestamp,
     }
+
+
+def raw_value(letter: DeadLetter) -> bytes | None:
+    """The value of the letter's raw record, as it came."""
+    return None if letter.raw is None or letter.raw["value"] is None else base64.b64decode(letter.raw["value"])
+
+
+def raw_content_type(letter: DeadLetter) -> bytes | None:
+    """What the letter's raw record says its value is."""
+    headers: Sequence[tuple[str, str | None]] = () if letter.raw is None else letter.raw["headers"]
+    return kind_of([(name, base64.b64decode(content)) for name, content in headers if content is not None])[1]
 
 
 def error_facts(error: BaseException) -> dict[str, Any]:

@@ -56,8 +56,8 @@ class KeptLetter:
 
     @property
     def can_be_retried(self) -> bool:
-        """A record that nobody could read belongs to no handler; one without its data has nothing to hand over."""
-        return self.letter.handler_name is not None and self.letter.event_id is not None and self.letter.data is not None
+        """A record that nobody could read belongs to no handler."""
+        return self.letter.handler_name is not None and self.letter.event_id is not None
 
 
 class DeadLetterDesk:

@@ -14,7 +14,7 @@ from headwater.bus.ports import EffectsRefused, EffectTransaction
 from headwater.bus.retries import HandlerFault
 from headwater.bus.subscriptions import Handler
 from headwater.bus.values import ConsumerLimits
-from headwater.errors import HandlerFailed, InvalidEvent, StorageUnavailable, TransactionConflict, WrongExpectedVersion
+from headwater.errors import HandlerFailed, InvalidEvent, SchemaError, StorageUnavailable, TransactionConflict, WrongExpectedVersion
 from headwater.messages import TRACEPARENT, Event
 from headwater.telemetry import Correlation, correlate
 
@@ -100,11 +100,11 @@ class MessageHandling:
         """The event as its class.
 
         Raises:
-            HandlerFault: it does not fit, and never will.
+            HandlerFault: it cannot be read or does not fit, and never will.
         """
         try:
             return message.event()
-        except InvalidEvent as error:
+        except (InvalidEvent, SchemaError) as error:
             raise HandlerFault(index, message.handlers[0].name, error, is_permanent=True) from error
 
     async def _call(self, transaction: EffectTransaction, message: Message, event: Event, handler: Handler, index: int) -> None:

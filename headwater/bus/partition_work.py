@@ -12,8 +12,8 @@ from uuid import UUID
 from headwater.bus.retries import FailingMessage
 from headwater.bus.subscriptions import Handler, Route
 from headwater.bus.values import LastRecord, Move, PartitionPosition, SourceRecord
-from headwater.errors import GapDetected, InvalidEvent, NotAnEnvelope
-from headwater.kafka import Envelope, OffsetRange, Partition, decode_record
+from headwater.errors import GapDetected, InvalidEvent, NotAnEnvelope, SchemaError
+from headwater.kafka import JSON_DECODER, Envelope, OffsetRange, Partition, ValueDecoder, decode_headers, kind_of, provenance_of
 from headwater.messages import LOG_START, Event, LogPosition, decode
 
 NO_HANDLERS: Final[tuple[Handler, ...]] = ()
@@ -33,21 +33,27 @@ class PartitionState(Enum):
 class Message:
     """One record on its way through the consumer. Without handlers and fault it only moves the position."""
 
-    __slots__ = ("_event", "envelope", "fault", "handlers", "offset", "record", "route", "work")
+    __slots__ = ("_event", "envelope", "fault", "handlers", "offset", "record", "route", "value_fault", "work")
 
     def __init__(self, work: PartitionWork, record: SourceRecord, envelope: Envelope | None, route: Route | None) -> None:
         self.work, self.record, self.offset = work, record, record.offset
         self.envelope, self.route = envelope, route
         self.handlers: tuple[Handler, ...] = route.handlers if route is not None else NO_HANDLERS
         self.fault: NotAnEnvelope | None = None
+        """Nobody knows which event it is."""
+        self.value_fault: SchemaError | None = None
+        """Only its headers could be read."""
         self._event: Event | None = None
 
     def event(self) -> Event:
         """The typed event, decoded once.
 
         Raises:
+            SchemaError: the value cannot be read.
             InvalidEvent: the data does not fit the class.
         """
+        if self.value_fault is not None:
+            raise self.value_fault
         if self._event is None:
             assert self.route is not None, "only a message with handlers has a class"
             assert self.envelope is not None, "only a message with handlers has a class"
@@ -64,7 +70,7 @@ class Message:
 class PartitionWork:
     """Reads ahead of the committed position; `commit` catches up. Nothing is forgotten before it was committed."""
 
-    def __init__(self, claimed: PartitionPosition, routes: Mapping[str, Route]) -> None:
+    def __init__(self, claimed: PartitionPosition, routes: Mapping[str, Route], values: ValueDecoder = JSON_DECODER) -> None:
         self.partition: Final[Partition] = claimed.partition
         self.position = claimed
         """What the row says."""
@@ -74,7 +80,7 @@ class PartitionWork:
         self.is_revoked = False
         self.needs_confirmation = False
         """A commit's answer may have been lost: look at the row before going on."""
-        self._routes = routes
+        self._routes, self._values = routes, values
         self._read_marks: dict[UUID, LogPosition] = dict(claimed.marks)
         self._next_to_read = claimed.next_offset
         self._to_recognise = claimed.last
@@ -136,13 +142,11 @@ class PartitionWork:
             return
         if record.offset > last.offset:
             self._refuse_unrecognised(f"offset {last.offset} is gone")
-        try:
-            envelope = decode_record(record.key, record.value, record.headers, record.timestamp)
-        except NotAnEnvelope:
+        found = provenance_of(record.headers)
+        if found is None:
             self._refuse_unrecognised(f"offset {last.offset} holds a foreign record")
-        else:
-            if (envelope.log_id, envelope.position) != (last.log_id, last.position):
-                self._refuse_unrecognised(f"offset {last.offset} holds position {envelope.position} of log {envelope.log_id}")
+        elif (found.log_id, found.position) != (last.log_id, last.position):
+            self._refuse_unrecognised(f"offset {last.offset} holds position {found.position} of log {found.log_id}")
         self._to_recognise = None
 
     def _refuse_unrecognised(self, found: str) -> None:
@@ -154,22 +158,42 @@ class PartitionWork:
         )
 
     def _read(self, record: SourceRecord) -> Message:
+        event_type, content_type = kind_of(record.headers)
+        route = None if event_type is None else self._routes.get(event_type)
+        data, value_fault = "", None
+        if route is not None:
+            try:
+                data = self._values.decode(record.value, content_type)
+            except SchemaError as error:
+                value_fault = error
         try:
-            envelope = decode_record(record.key, record.value, record.headers, record.timestamp)
+            envelope = decode_headers(record.key, record.headers, record.timestamp, data=data)
         except NotAnEnvelope as error:
             message = Message(self, record, None, None)
             message.fault = error
             return message
+        if not self._is_new(record, envelope):
+            return Message(self, record, envelope, None)
+        message = Message(self, record, envelope, route)
+        message.value_fault = value_fault
+        return message
+
+    def _is_new(self, record: SourceRecord, envelope: Envelope) -> bool:
+        """Whether the event was not seen before; then it is now.
+
+        Raises:
+            GapDetected: what came before it was not seen either.
+        """
         mark = self._read_marks.get(envelope.log_id, LOG_START)
         if envelope.position <= mark:
-            return Message(self, record, envelope, None)
+            return False
         if mark < envelope.previous:
             raise GapDetected(
                 f"{self.partition} offset {record.offset} follows position {envelope.previous} of log {envelope.log_id}, but only {mark} was seen: "
                 "records in between are missing. Restore the topic, then restart the consumer"
             )
         self._read_marks[envelope.log_id] = envelope.position
-        return Message(self, record, envelope, self._routes.get(envelope.event.type))
+        return True
 
     # -- working -------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 from uuid import UUID
@@ -151,9 +151,9 @@ class PostgresTransaction:
 class PostgresEffects:
     """An `EffectStore` over a database that somebody else opens and closes."""
 
-    def __init__(self, database: Database, store: EventStore) -> None:
-        """Join appends to the effects through `store`, which must be of the same database."""
-        self._database, self._store = database, store
+    def __init__(self, database: Database, store: EventStore, *, on_commit: Callable[[], None] | None = None) -> None:
+        """Join appends to the effects through `store`, which must be of the same database; `on_commit` is called after each commit."""
+        self._database, self._store, self._on_commit = database, store, on_commit
 
     async def claim(self, group: str, partition: Partition) -> PartitionPosition:
         """Become the partition's owner; see `EffectStore.claim`."""
@@ -193,6 +193,8 @@ class PostgresEffects:
             if failure is not None:
                 raise failure from failure.__cause__
             raise
+        if self._on_commit is not None:
+            self._on_commit()
 
 
 class DeadLetters:

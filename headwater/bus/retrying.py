@@ -9,20 +9,19 @@ from datetime import datetime
 from typing import Final, Protocol, Self
 
 from headwater.bus.context import HandlerSurroundings, PublishesEvents
-from headwater.bus.dead_letters import DeadLetter, error_facts
+from headwater.bus.dead_letters import DeadLetter, error_facts, raw_content_type, raw_value
 from headwater.bus.handling import MessageHandling
 from headwater.bus.partition_work import Message, PartitionWork
 from headwater.bus.ports import EffectsRefused, EffectStore, EffectTransaction
-from headwater.bus.postgres import PostgresEffects, dead_letter_of
+from headwater.bus.postgres import dead_letter_of
 from headwater.bus.retries import CONFLICTS_MAX, HandlerFault, RetryPolicy
 from headwater.bus.subscriptions import Handler, Subscriptions
 from headwater.bus.values import ConsumerLimits, PartitionPosition
 from headwater.clock import SYSTEM_CLOCK, Clock
-from headwater.errors import HandlerFailed, StorageError, TransactionConflict, WrongExpectedVersion
-from headwater.eventstore import EventStore
-from headwater.kafka import Envelope
+from headwater.errors import BrokerUnavailable, HandlerFailed, SchemaError, StorageError, TransactionConflict, WrongExpectedVersion
+from headwater.kafka import JSON_DECODER, Envelope, ValueDecoder
 from headwater.messages import LOG_START, EventRegistry, RecordedEvent
-from headwater.postgres import Database, sql_file
+from headwater.postgres import sql_file
 from headwater.randomness import SYSTEM_RANDOMNESS, Randomness
 from headwater.telemetry import logger
 
@@ -126,6 +125,7 @@ class DeadLetterRetrier:
         subscriptions: Subscriptions,
         effects: EffectStore,
         letters: LetterRetries,
+        values: ValueDecoder = JSON_DECODER,
         publisher: PublishesEvents | None = None,
         registry: EventRegistry | None = None,
         retry_policy: RetryPolicy | None = None,
@@ -134,6 +134,7 @@ class DeadLetterRetrier:
         randomness: Randomness = SYSTEM_RANDOMNESS,
     ) -> None:
         self._group, self._subscriptions, self._effects, self._letters = group, subscriptions, effects, letters
+        self._values = values
         self._policy, self._limits = retry_policy or RetryPolicy(), limits or ConsumerLimits()
         self._clock, self._randomness = clock, randomness
         registry = registry or EventRegistry(subscriptions.event_classes)
@@ -147,20 +148,20 @@ class DeadLetterRetrier:
     def connect(
         cls,
         subscriptions: Subscriptions,
-        store: EventStore,
+        effects: EffectStore,
         publisher: PublishesEvents | None,
-        database: Database,
         *,
         group: str,
+        values: ValueDecoder,
         registry: EventRegistry | None = None,
     ) -> Self:
-        """A retrier for the letters of this group in this database."""
-        effects = PostgresEffects(database, store)
+        """A retrier for the letters of this group in PostgreSQL, where these effects are kept."""
         return cls(
             group=group,
             subscriptions=subscriptions,
             effects=effects,
             letters=PostgresLetterRetries(),
+            values=values,
             publisher=publisher,
             registry=registry,
         )
@@ -235,7 +236,7 @@ class DeadLetterRetrier:
 
     async def _try(self, transaction: EffectTransaction, letter: DeadLetter) -> None:
         try:
-            message, handler = self._message(letter)
+            message, handler = await self._message(letter)
             await self._handling.handle_guarded(transaction, message, handler)
         except HandlerFault as fault:
             try:
@@ -255,11 +256,11 @@ class DeadLetterRetrier:
         if await self._letters.fail(transaction, letter, error, self._clock.now()):
             _log.error("dead_letter_failed_again", **_facts(letter), error=f"{type(error).__name__}: {error_facts(error)['error_message']}")
 
-    def _message(self, letter: DeadLetter) -> tuple[Message, Handler]:
+    async def _message(self, letter: DeadLetter) -> tuple[Message, Handler]:
         """What the consumer would have made of the letter's record.
 
         Raises:
-            HandlerFault: the handler no longer takes events of this type.
+            HandlerFault: the handler no longer takes events of this type, or the letter's value still cannot be read.
         """
         assert letter.event_type is not None and letter.handler_name is not None, "a letter that may be tried is whole"
         route = self._subscriptions.routes.get(letter.event_type)
@@ -269,7 +270,27 @@ class DeadLetterRetrier:
             raise HandlerFault(0, letter.handler_name, HandlerFailed(reason), is_permanent=True)
         position = PartitionPosition(letter.partition, epoch=0, next_offset=letter.offset, marks={}, last=None)
         record = _LetterRecord(letter.partition.topic, letter.partition.number, letter.offset)
-        return Message(PartitionWork(position, self._subscriptions.routes), record, _envelope(letter), route), handler
+        return Message(
+            PartitionWork(position, self._subscriptions.routes), record, _envelope(letter, await self._data(letter)), route
+        ), handler
+
+    async def _data(self, letter: DeadLetter) -> str:
+        """The event's JSON; where its value could not be read, another look, for its schema may have been published since.
+
+        Raises:
+            HandlerFault: it still cannot be read.
+        """
+        if letter.data is not None:
+            return letter.data
+        assert letter.handler_name is not None, "a letter that may be tried is whole"
+        value = raw_value(letter)
+        try:
+            await self._values.prepare([value], again=True)
+            return self._values.decode(value, raw_content_type(letter))
+        except BrokerUnavailable as error:
+            raise HandlerFault(0, letter.handler_name, error, counts=False) from error
+        except SchemaError as error:
+            raise HandlerFault(0, letter.handler_name, error, is_permanent=True) from error
 
     def _handler_names(self) -> list[str]:
         return [handler.name for handler in self._subscriptions]
@@ -296,16 +317,16 @@ class DeadLetterRetrier:
         return [dead_letter_id for dead_letter_id, deferral in self._deferred.items() if deferral.due_at > now]
 
 
-def _envelope(letter: DeadLetter) -> Envelope:
+def _envelope(letter: DeadLetter, data: str) -> Envelope:
     assert letter.event_id is not None and letter.log_id is not None and letter.position is not None, "a letter that may be tried is whole"
     assert letter.stream_name is not None and letter.version is not None and letter.event_type is not None, "the same"
-    assert letter.data is not None and letter.recorded_at is not None, "the same"
+    assert letter.recorded_at is not None, "the same"
     event = RecordedEvent(
         global_position=letter.position.global_position,
         stream_name=letter.stream_name,
         version=letter.version,
         type=letter.event_type,
-        data=letter.data,
+        data=data,
         metadata=letter.metadata or {},
         event_id=letter.event_id,
         recorded_at=letter.recorded_at,

@@ -27,12 +27,14 @@ from headwater.cli.running import run_async
 from headwater.errors import UsageError
 
 if TYPE_CHECKING:
-    from headwater.bus import DeadLetterDesk, KeptLetter, LetterFilter, LetterStatus
+    from headwater.bus import DeadLetter, DeadLetterDesk, KeptLetter, LetterFilter, LetterStatus
 
 DECIDE_LIMIT_DEFAULT: Final = 10_000
 """Letters that one decision covers unless told otherwise."""
 ERROR_CHARACTERS: Final = 80
 """Of an error in a list."""
+RAW_CHARACTERS: Final = 120
+"""Of a value that could not be read."""
 
 dead_letter_commands = typer.Typer(
     no_args_is_help=True,
@@ -286,10 +288,19 @@ async def _show(dead_letter_id: int, *, json_output: bool) -> None:
             "retry asked": kept.retry_requested_at,
             "settled": kept.settled_at,
             "error": f"{letter.error_type}: {letter.error_message}",
+            "raw value": _shown_raw(letter),
         }
     )
     print(indented_json(letter.data))
     print(printable(letter.traceback.rstrip()))
+
+
+def _shown_raw(letter: DeadLetter) -> str | None:
+    """The value of a record that could not be read, in base64; None where the event's JSON is there."""
+    if letter.data is not None or letter.raw is None:
+        return None
+    value: str | None = letter.raw["value"]
+    return "none" if value is None else f"{shortened(value, RAW_CHARACTERS)} (base64; the whole record: --json)"
 
 
 def _facts(kept: KeptLetter) -> dict[str, Any]:

@@ -4,6 +4,8 @@ Who is authoritative: the log in PostgreSQL for what must be in Kafka; Kafka for
 marker stands in every partition, nothing older gets in any more) → writing → failed or abandoned, which is the end: nothing is retried or
 flushed here; whoever comes next fences again and reads what got in.
 
+A record's value is the event's JSON, or what a `ValueEncoder` from above makes of it (`headwater.schemas`: Avro); the headers tell which.
+
 What can fail: Kafka cannot be reached (`BrokerUnavailable`: nothing is lost, try again), another relay took over (`RelayFenced`), a batch is
 not accepted for what it holds (`RecordRefused`), a right is missing (`BrokerDenied`), a record was not written by a relay (`NotAnEnvelope`).
 
@@ -11,17 +13,44 @@ not accepted for what it holds (`RecordRefused`), a right is missing (`BrokerDen
 """
 
 from headwater.kafka.client import check_broker
-from headwater.kafka.envelope import Envelope, Provenance, Record, decode_record, encode_envelope, event_topic, provenance_of, topic_of
+from headwater.kafka.envelope import (
+    Envelope,
+    Provenance,
+    Record,
+    decode_headers,
+    decode_record,
+    encode_envelope,
+    event_topic,
+    kind_of,
+    provenance_of,
+    topic_of,
+)
 from headwater.kafka.errors import BrokerDenied, translate_kafka_errors
 from headwater.kafka.partitions import Partition, partition_of
 from headwater.kafka.producer import FencedProducer, RecordBatch
-from headwater.kafka.settings import KafkaSettings
+from headwater.kafka.settings import REQUEST_SECONDS_MAX, KafkaSettings
 from headwater.kafka.tails import OffsetRange, PartitionReader, Scan, open_reader
 from headwater.kafka.topics import TOPIC_SETTINGS, KafkaTopics
+from headwater.kafka.values import (
+    AVRO_CONTENT,
+    JSON_CONTENT,
+    JSON_DECODER,
+    JSON_ENCODER,
+    EncodedValue,
+    ValueDecoder,
+    ValueEncoder,
+    json_text,
+)
 
 __all__ = [
+    "AVRO_CONTENT",
+    "JSON_CONTENT",
+    "JSON_DECODER",
+    "JSON_ENCODER",
+    "REQUEST_SECONDS_MAX",
     "TOPIC_SETTINGS",
     "BrokerDenied",
+    "EncodedValue",
     "Envelope",
     "FencedProducer",
     "KafkaSettings",
@@ -33,10 +62,15 @@ __all__ = [
     "Record",
     "RecordBatch",
     "Scan",
+    "ValueDecoder",
+    "ValueEncoder",
     "check_broker",
+    "decode_headers",
     "decode_record",
     "encode_envelope",
     "event_topic",
+    "json_text",
+    "kind_of",
     "open_reader",
     "partition_of",
     "provenance_of",

@@ -6,13 +6,14 @@ Pure: no client, no clock. The relay encodes, every consumer decodes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
 from headwater.errors import NotAnEnvelope
+from headwater.kafka.values import JSON_DECODER, JSON_ENCODER, EncodedValue, ValueDecoder
 from headwater.messages import CAUSATION_ID, CORRELATION_ID, TRACEPARENT, LogPosition, RecordedEvent, category_of
 
 SPEC_VERSION: Final = "ce_specversion"
@@ -33,7 +34,6 @@ Record = tuple[bytes, bytes, list[Header], int]
 """Key, value, headers and timestamp in milliseconds, as a producer takes them."""
 
 _SPEC_VERSION_HEADER: Final = (SPEC_VERSION, b"1.0")
-_JSON_HEADER: Final = (CONTENT_TYPE, b"application/json")
 _PLAIN_METADATA: Final = frozenset({TRACEPARENT, CORRELATION_ID, CAUSATION_ID})
 """Metadata whose header has the same name, so that tools which know nothing of Headwater find it."""
 
@@ -54,13 +54,15 @@ def topic_of(category: str) -> str:
     return category
 
 
-def encode_envelope(envelope: Envelope, *, source: str) -> Record:
-    """The record to send: key is the stream's name, value the event's JSON, the rest are headers.
+def encode_envelope(envelope: Envelope, *, source: str, encoded: EncodedValue | None = None) -> Record:
+    """The record to send: key is the stream's name, value the event's content, the rest are headers.
 
     Args:
         source: the CloudEvents source, like `/services/orders`.
+        encoded: the value and its content type; the event's JSON when it is not given.
     """
     event = envelope.event
+    value, content_type = encoded or JSON_ENCODER.encode(event)
     key = event.stream_name.encode()
     headers: list[Header] = [
         _SPEC_VERSION_HEADER,
@@ -69,14 +71,14 @@ def encode_envelope(envelope: Envelope, *, source: str) -> Record:
         _constant_header(SOURCE, source),
         (RECORDED_AT, event.recorded_at.isoformat().encode()),
         (STREAM_NAME, key),
-        _JSON_HEADER,
+        (CONTENT_TYPE, content_type),
         _constant_header(LOG_ID, envelope.log_id),
         (POSITION, b"%d:%d" % envelope.position),
         (PREVIOUS, b"%d:%d" % envelope.previous),
         (VERSION, b"%d" % event.version),
     ]
     headers += [(name if name in _PLAIN_METADATA else METADATA_PREFIX + name, value.encode()) for name, value in event.metadata.items()]
-    return key, event.data.encode(), headers, int(event.recorded_at.timestamp() * 1000)
+    return key, value, headers, int(event.recorded_at.timestamp() * 1000)
 
 
 @lru_cache(maxsize=64)
@@ -85,8 +87,23 @@ def _constant_header(name: str, value: str | UUID) -> Header:
     return name, str(value).encode()
 
 
-def decode_record(key: bytes | None, value: bytes | None, headers: Sequence[Header], timestamp_ms: int) -> Envelope:
-    """The envelope that the record carries.
+def decode_record(
+    key: bytes | None, value: bytes | None, headers: Sequence[Header], timestamp_ms: int, *, values: ValueDecoder = JSON_DECODER
+) -> Envelope:
+    """The envelope that the record carries, whole.
+
+    Args:
+        values: reads the value; was prepared for it.
+    Raises:
+        NotAnEnvelope: no relay wrote it, or it was damaged on the way; the message says what is missing or wrong.
+        UnknownSchema, SchemaMismatch: the value cannot be read; see `ValueDecoder.decode`.
+    """
+    envelope = decode_headers(key, headers, timestamp_ms)
+    return replace(envelope, event=replace(envelope.event, data=values.decode(value, kind_of(headers)[1])))
+
+
+def decode_headers(key: bytes | None, headers: Sequence[Header], timestamp_ms: int, *, data: str = "") -> Envelope:
+    """The envelope that the record's key and headers tell of, with data from elsewhere: they can be read where the value cannot.
 
     Raises:
         NotAnEnvelope: no relay wrote it, or it was damaged on the way; the message says what is missing or wrong.
@@ -99,7 +116,7 @@ def decode_record(key: bytes | None, value: bytes | None, headers: Sequence[Head
             stream_name=found[STREAM_NAME].decode(),
             version=int(found[VERSION]),
             type=found[EVENT_TYPE].decode(),
-            data=_text(value),
+            data=data,
             metadata=_metadata(headers),
             event_id=UUID(found[EVENT_ID].decode()),
             recorded_at=datetime.fromisoformat(found[RECORDED_AT].decode()).astimezone(UTC),
@@ -110,12 +127,22 @@ def decode_record(key: bytes | None, value: bytes | None, headers: Sequence[Head
             f"the record of {timestamp_ms} ms lacks the header {error}; only a Headwater relay may write to this topic"
         ) from None
     except (ValueError, TypeError, AttributeError) as error:
-        raise NotAnEnvelope(f"the record of {timestamp_ms} ms has a header or value that cannot be read: {error}") from None
+        raise NotAnEnvelope(f"the record of {timestamp_ms} ms has a header that cannot be read: {error}") from None
     if key != found[STREAM_NAME]:
         raise NotAnEnvelope(f"the record's key {key!r} is not its stream {event.stream_name!r}; its order cannot be trusted")
     if previous >= position:
         raise NotAnEnvelope(f"the record at {position} says that {previous} came before it")
     return Envelope(event=event, log_id=log_id, position=position, previous=previous)
+
+
+def kind_of(headers: Sequence[Header]) -> tuple[str | None, bytes | None]:
+    """Which type of event the record says it has, and which type of content; None where it says nothing that can be read."""
+    found = dict(headers)
+    event_type = found.get(EVENT_TYPE)
+    try:
+        return None if event_type is None else event_type.decode(), found.get(CONTENT_TYPE)
+    except UnicodeDecodeError:
+        return None, found.get(CONTENT_TYPE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +170,6 @@ def provenance_of(headers: Sequence[Header]) -> Provenance | None:
 def event_topic(event: RecordedEvent) -> str:
     """The topic that carries an event."""
     return topic_of(category_of(event.stream_name))
-
-
-def _text(value: bytes | None) -> str:
-    if value is None:
-        raise ValueError("the value is missing")
-    return value.decode()
 
 
 def _metadata(headers: Sequence[Header]) -> dict[str, str]:

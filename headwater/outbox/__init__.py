@@ -8,6 +8,9 @@ States of a relay: waiting for the lease → session → waiting. A session: top
 category needs its topic fenced, when a stopped partition is due, or after half a day; it ends badly at the first failure of anything. Either
 way its producer is dropped without flushing, and the next session fences, looks and goes on.
 
+A record's value is made by the `ValueEncoder` given. It is prepared for the types of a slice before any of its events is encoded: an Avro schema is
+registered and published before the first record that needs it, and a crash in between leaves a schema that nobody needed yet, which is found again.
+
 What can fail, and what then happens:
 - the process dies, freezes or is cut off: the lease runs out, the next relay fences it in Kafka; its late batches are refused there;
 - Kafka or PostgreSQL cannot be reached: tried again for ever, with back-off; the log keeps everything;

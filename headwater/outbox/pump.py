@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 from headwater.clock import Clock
 from headwater.errors import HeadwaterError, RecordRefused, RelayFenced
 from headwater.eventstore import Checkpoint, LogIdentity, LogSlice
-from headwater.kafka import Envelope, Partition, encode_envelope, event_topic, partition_of, topic_of
+from headwater.kafka import Envelope, Partition, ValueEncoder, encode_envelope, event_topic, partition_of, topic_of
 from headwater.messages import LogPosition, RecordedEvent, category_of
 from headwater.outbox.doorbell import Doorbell
 from headwater.outbox.lanes import Lane, Ledger, SliceMark, StopList, acknowledged
@@ -35,6 +35,7 @@ class RelayParts:
     options: RelayOptions
     event_source: str
     """The CloudEvents source of every record."""
+    values: ValueEncoder
 
 
 class LogReader:
@@ -112,6 +113,7 @@ class Pump:
                 if found.events:
                     pause = POLL_SECONDS_MIN
                     ahead = group.create_task(reader.read())
+                    await self._parts.values.prepare({event.type for event in found.events})
                     self._route(found, group)
                     await self._wait_until(UNACKNOWLEDGED_BYTES_MAX)
                 else:
@@ -158,7 +160,7 @@ class Pump:
         if not lane.is_stopped:
             envelope = Envelope(event=event, log_id=self._identity.log_id, position=position, previous=lane.tail)
             try:
-                record = encode_envelope(envelope, source=self._parts.event_source)
+                record = encode_envelope(envelope, source=self._parts.event_source, encoded=self._parts.values.encode(event))
             except (ValueError, TypeError) as error:
                 lane.is_stopped = True
                 self._parts.stops.stop(lane.partition, position, f"{event.type} ({event.event_id}) cannot be encoded: {error}")

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID, uuid5
 
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import HeadwaterError, LogDiverged, RecordRefused, RelayFenced, RelayStopped
+from headwater.kafka import JSON_ENCODER, ValueEncoder
 from headwater.outbox.doorbell import Doorbell
 from headwater.outbox.lanes import Stop, StopList
 from headwater.outbox.options import (
@@ -27,6 +29,8 @@ from headwater.telemetry import logger
 
 WHOLE_LOG: Final = "0"
 """The one shard there is; sharing the work by partition is issue 6."""
+_HOLDERS: Final = UUID("0199a5f1-02b6-7a19-9f60-5d7c1e8b4a22")
+"""The namespace of holders of leases that have a name."""
 _log = logger("outbox")
 
 
@@ -51,6 +55,8 @@ class Relay:
         positions: RelayPositions,
         *,
         event_source: str,
+        values: ValueEncoder = JSON_ENCODER,
+        instance_id: str | None = None,
         options: RelayOptions | None = None,
         clock: Clock = SYSTEM_CLOCK,
         randomness: Randomness = SYSTEM_RANDOMNESS,
@@ -60,13 +66,16 @@ class Relay:
         Args:
             source: the log; any `EventStore`.
             event_source: the CloudEvents source, like `/services/orders`.
+            values: what makes the records' values: JSON, or `headwater.schemas.AvroEncoder`.
+            instance_id: a name that this process keeps over restarts, unique among those of the log: killed and started again, it need not wait
+                until its own lease runs out.
         """
         self._options = options or RelayOptions()
         self._doorbell = Doorbell(clock)
         self._stops = StopList(clock, self._options.stop_retry_seconds)
-        self._parts = RelayParts(source, broker, positions, clock, self._doorbell, self._stops, self._options, event_source)
+        self._parts = RelayParts(source, broker, positions, clock, self._doorbell, self._stops, self._options, event_source, values)
         self._clock, self._randomness = clock, randomness
-        self._holder = randomness.uuid7()
+        self._holder = randomness.uuid7() if instance_id is None else uuid5(_HOLDERS, instance_id)
         self._stopping = asyncio.Event()
         self._state = "new"
         self._term: int | None = None
@@ -160,6 +169,9 @@ class Relay:
     async def _failed(self, error: Exception) -> None:
         """Tell, wait, and let the caller start over."""
         self._last_error = f"{type(error).__name__}: {error}"
+        if isinstance(error, RelayFenced):
+            # Perhaps by one of our own name, started when this process was taken for dead: from now on we wait for our turn like any other.
+            self._holder = self._randomness.uuid7()
         is_alarm = isinstance(error, (LogDiverged, RelayStopped)) or not isinstance(error, HeadwaterError)
         self._state = "stopped" if is_alarm else "failed"
         now = self._clock.monotonic()

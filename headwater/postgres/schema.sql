@@ -709,7 +709,7 @@ CREATE TABLE headwater.dead_letters (
     retry_requested_at timestamp with time zone,
     settled_at timestamp with time zone,
     CONSTRAINT dead_letters_content_kept CHECK (((data IS NOT NULL) OR (raw IS NOT NULL))),
-    CONSTRAINT dead_letters_retry_possible CHECK (((status <> ALL (ARRAY['retrying'::text, 'handled'::text])) OR (num_nulls(handler_name, event_id, data) = 0))),
+    CONSTRAINT dead_letters_retry_possible CHECK (((status <> ALL (ARRAY['retrying'::text, 'handled'::text])) OR (num_nulls(handler_name, event_id) = 0))),
     CONSTRAINT dead_letters_settled_at_known CHECK (((settled_at IS NOT NULL) = (status = ANY (ARRAY['handled'::text, 'skipped'::text])))),
     CONSTRAINT dead_letters_status_known CHECK ((status = ANY (ARRAY['waiting'::text, 'retrying'::text, 'handled'::text, 'skipped'::text])))
 );
@@ -872,6 +872,23 @@ CREATE TABLE headwater.sagas (
 )
 WITH (fillfactor='50');
 
+CREATE TABLE headwater.schema_versions (
+    subject text NOT NULL COLLATE pg_catalog."C",
+    version integer NOT NULL,
+    schema_id integer NOT NULL,
+    registered_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT schema_versions_version_positive CHECK ((version > 0))
+);
+
+CREATE TABLE headwater.schemas (
+    schema_id integer NOT NULL,
+    fingerprint bytea NOT NULL,
+    schema_text text NOT NULL,
+    registered_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT schemas_fingerprint_sha256 CHECK ((octet_length(fingerprint) = 32)),
+    CONSTRAINT schemas_schema_id_positive CHECK ((schema_id > 0))
+);
+
 CREATE TABLE headwater.snapshots (
     stream_name text NOT NULL COLLATE pg_catalog."C",
     decider_name text NOT NULL COLLATE pg_catalog."C",
@@ -941,6 +958,18 @@ ALTER TABLE ONLY headwater.saga_history
 ALTER TABLE ONLY headwater.sagas
     ADD CONSTRAINT sagas_pkey PRIMARY KEY (saga_type, saga_key);
 
+ALTER TABLE ONLY headwater.schema_versions
+    ADD CONSTRAINT schema_versions_pkey PRIMARY KEY (subject, version);
+
+ALTER TABLE ONLY headwater.schema_versions
+    ADD CONSTRAINT schema_versions_schema_id_key UNIQUE (subject, schema_id);
+
+ALTER TABLE ONLY headwater.schemas
+    ADD CONSTRAINT schemas_fingerprint_key UNIQUE (fingerprint);
+
+ALTER TABLE ONLY headwater.schemas
+    ADD CONSTRAINT schemas_pkey PRIMARY KEY (schema_id);
+
 ALTER TABLE ONLY headwater.snapshots
     ADD CONSTRAINT snapshots_pkey PRIMARY KEY (stream_name, decider_name);
 
@@ -963,3 +992,6 @@ ALTER TABLE ONLY headwater.saga_deadlines
 
 ALTER TABLE ONLY headwater.saga_history
     ADD CONSTRAINT saga_history_saga_fkey FOREIGN KEY (saga_type, saga_key) REFERENCES headwater.sagas(saga_type, saga_key) ON DELETE CASCADE;
+
+ALTER TABLE ONLY headwater.schema_versions
+    ADD CONSTRAINT schema_versions_schema_id_fkey FOREIGN KEY (schema_id) REFERENCES headwater.schemas(schema_id);

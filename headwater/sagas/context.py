@@ -75,8 +75,8 @@ class SagaContext:
         """
         await self._open().compensate(reason)
 
-    async def complete(self) -> None:
-        """End well. Deadlines are forgotten, and later events passed over.
+    def complete(self) -> None:
+        """End well; plain, not awaited: a forgotten `await` would leave the saga open. Deadlines are forgotten, and later events passed over.
 
         Raises:
             UsageError: the saga compensates, or has ended.

@@ -28,7 +28,7 @@ class Saga(BaseModel):
 
             @on(StockReserved)
             async def reserved(self, event: StockReserved, saga: SagaContext) -> None:
-                await saga.complete()
+                saga.complete()
 
     One saga lives for each key. Its methods run in the transaction that moves the bus's position: state, commands and deadlines are kept
     together or not at all. They are called while the saga is running; answers that come later are noted by the engine, which undoes what may

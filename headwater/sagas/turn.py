@@ -7,7 +7,7 @@ from typing import Final
 from uuid import UUID, uuid5
 
 from headwater.errors import UsageError
-from headwater.messages import ANY, AppendResult, Event, ExpectedVersion, NewEvent, with_correlation
+from headwater.messages import ANY, IDEMPOTENCY_KEY, AppendResult, Event, ExpectedVersion, NewEvent, with_correlation
 from headwater.outbox import outbox_stream
 from headwater.randomness import uuid7
 from headwater.sagas.definition import Answer, SagaDefinition, Step
@@ -27,8 +27,6 @@ from headwater.sagas.values import (
     SagaRecord,
 )
 
-IDEMPOTENCY_KEY: Final = "idempotency_key"
-"""Metadata of every command: the same when it is sent again."""
 SAGA: Final = "saga"
 """Metadata of every command: which saga sent it, `type/key`."""
 SAGA_STEP: Final = "saga_step"

@@ -38,7 +38,7 @@ from headwater.eventstore import (
     StreamAppend,
     expected_number,
 )
-from headwater.kafka import Envelope, OffsetRange, Partition, encode_envelope, event_topic, partition_of
+from headwater.kafka import JSON_ENCODER, Envelope, OffsetRange, Partition, ValueEncoder, encode_envelope, event_topic, partition_of
 from headwater.messages import (
     ANY,
     LOG_START,
@@ -81,8 +81,10 @@ class _HeldPartition:
 class MemoryTopics:
     """Topics that are filled from a store's log, as a relay would; one instance can serve many sources, like a broker."""
 
-    def __init__(self, store: EventStore | None = None, *, partition_count: int = PARTITION_COUNT_DEFAULT) -> None:
-        self._store, self.partition_count = store, partition_count
+    def __init__(
+        self, store: EventStore | None = None, *, partition_count: int = PARTITION_COUNT_DEFAULT, values: ValueEncoder = JSON_ENCODER
+    ) -> None:
+        self._store, self.partition_count, self._values = store, partition_count, values
         self._held: dict[Partition, _HeldPartition] = {}
         self._checkpoint = 0
         self._turn = asyncio.Lock()
@@ -105,6 +107,7 @@ class MemoryTopics:
         identity = await store.identity()
         count = 0
         while events := (await store.read_log(after=self._checkpoint)).events:
+            await self._values.prepare({event.type for event in events})
             for event in events:
                 partition = Partition(event_topic(event), partition_of(event.stream_name.encode(), self.partition_count))
                 held = self._hold(partition)
@@ -117,7 +120,8 @@ class MemoryTopics:
 
     def put_envelope(self, partition: Partition, envelope: Envelope) -> int:
         """Add a record as given, whatever its chain; returns its offset."""
-        key, value, headers, timestamp = encode_envelope(envelope, source=_SOURCE)
+        encoded = self._values.encode(envelope.event)
+        key, value, headers, timestamp = encode_envelope(envelope, source=_SOURCE, encoded=encoded)
         return self.put(partition, key=key, value=value, headers=headers, timestamp=timestamp)
 
     def put(

@@ -11,7 +11,7 @@ from uuid import UUID
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import BrokerUnavailable, RelayFenced
 from headwater.eventstore import Checkpoint
-from headwater.kafka import Envelope, OffsetRange, Partition, Record, Scan, decode_record, provenance_of
+from headwater.kafka import JSON_DECODER, Envelope, OffsetRange, Partition, Record, Scan, ValueDecoder, decode_record, provenance_of
 from headwater.outbox import Lease, PartitionPosition, RelayBatch, RelayProgress
 
 BATCH_RECORDS_MAX = 10
@@ -71,10 +71,10 @@ class MemoryRelayBroker:
         """One partition, to look into or to damage."""
         return self.topics[partition.topic][partition.number]
 
-    def envelopes(self, topic: str) -> dict[Partition, list[Envelope]]:
-        """What a consumer would get, per partition, in order."""
+    def envelopes(self, topic: str, values: ValueDecoder = JSON_DECODER) -> dict[Partition, list[Envelope]]:
+        """What a consumer would get, per partition, in order; `values` was prepared for them."""
         return {
-            Partition(topic, number): [decode_record(*record) for record in held.records if record is not None]
+            Partition(topic, number): [decode_record(*record, values=values) for record in held.records if record is not None]
             for number, held in enumerate(self.topics.get(topic, []))
         }
 

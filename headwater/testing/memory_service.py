@@ -14,10 +14,12 @@ from headwater.eventstore import EventStore, WatchedEventStore
 from headwater.messages import Event, RecordedEvent
 from headwater.outbox import Publisher
 from headwater.sagas import DeadlineWorker
+from headwater.schemas import AvroDecoder
 from headwater.service import Service
 from headwater.testing.memory_bus import MemoryDeadLetters, MemorySource, MemoryTopics
 from headwater.testing.memory_projections import MemoryReadModels
 from headwater.testing.memory_sagas import MemorySagaEffects, MemorySagaStore
+from headwater.testing.memory_schemas import MemorySchemaBoard, MemorySchemas
 from headwater.testing.memory_snapshots import MemorySnapshotStore
 from headwater.testing.memory_store import MemoryEventStore
 from headwater.testing.waiting import eventually
@@ -36,7 +38,8 @@ class MemoryParts:
         registry = service.events.registry
         self.clock = clock
         self.log = MemoryEventStore(clock=clock)
-        self.topics = MemoryTopics(self.log)
+        self.board = MemorySchemaBoard()
+        self.topics = MemoryTopics(self.log, values=service.value_encoder(MemorySchemas(), self.board))
         self.sagas = MemorySagaStore(clock=clock)
         self.effects = MemorySagaEffects(self.log, self.sagas, clock=clock)
         self.wake_workers: list[Callable[[], None]] = []
@@ -142,6 +145,8 @@ class MemoryService:
             subscriptions=self._service.subscriptions,
             source=MemorySource(parts.topics),
             effects=parts.effects,
+            # With a board of its own, as another process has.
+            values=AvroDecoder(MemorySchemaBoard(parts.board.topic)),
             publisher=parts.publisher,
             registry=self._service.events.registry,
             retry_policy=_RETRY_POLICY,
@@ -172,6 +177,7 @@ async def memory_service(service: Service, *, clock: Clock = SYSTEM_CLOCK) -> As
         clock: when events are recorded, and when deadlines of sagas pass.
     Raises:
         UsageError: the service is open already.
+        SchemaError: a registered event class cannot be written as Avro; the message names class and field.
     """
     if service._parts is not None:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - this takes the place of the real parts
         raise UsageError(f"the service {service.name!r} is open already")

@@ -316,6 +316,17 @@ async def test_dead_letters_are_listed_by_filter_and_shown(operator: Operator) -
     assert (await operator.json("dead-letters", "show", "3"))["data"] == {"sku": "chai", "quantity": 2}
 
 
+async def test_a_value_that_could_not_be_read_is_shown_raw_and_can_be_retried(operator: Operator) -> None:
+    raw = {"key": "b3JkZXItMQ==", "value": "AAAAAGMC", "headers": [["content-type", "YXBwbGljYXRpb24vYXZybw=="]], "timestamp": 1}
+    await operator.bury(count=1, data=None, raw=raw, error_type="headwater.errors.UnknownSchema")
+    shown = await operator.text("dead-letters", "show", "1")
+    assert "UnknownSchema" in shown
+    assert "AAAAAGMC (base64" in shown
+    facts = await operator.json("dead-letters", "show", "1")
+    assert (facts["data"], facts["raw"]) == (None, raw)
+    assert (await operator.json("dead-letters", "retry", "1"))["retried"] == [1]
+
+
 async def test_decisions_are_counted_kept_and_refused_with_a_reason(operator: Operator) -> None:
     await operator.bury(count=4)
     await operator.bury(handler_name=None, event_id=None, event_type=None, data=None, raw={"key": None})

@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from orders import demo
 from orders.checks import run_checks
 from orders.collect import collect
-from orders.evidence import KafkaTail, next_offsets, read_kafka
+from orders.evidence import TOPICS, KafkaTail, next_offsets, read_kafka
 from orders.inventory import count_stock
 from orders.northwind import load_orders, load_products
 from orders.screen import Screen
@@ -26,7 +26,9 @@ from orders.stage import SERVICES, DemoFailed, ServiceProcess, Stage, open_clien
 
 from headwater import Service
 from headwater.embedded import EmbeddedKafka
+from headwater.kafka import AVRO_CONTENT, JSON_CONTENT, KafkaSettings, KafkaTopics, kind_of
 from headwater.testing import MigratedDatabases, eventually
+from tests.outbox_support import read_records
 
 ROOT = Path(__file__).parents[3]
 TIMEOUT_SECONDS = 240
@@ -201,6 +203,7 @@ async def test_tampering_with_a_real_run_is_noticed(tmp_path: Path, monkeypatch:
     for name in SERVERS:
         monkeypatch.delenv(name, raising=False)
     async with finished_run(25, tmp_path) as run:
+        assert await content_types(run.stage.kafka) == {topic: {JSON_CONTENT if topic == "shipment" else AVRO_CONTENT} for topic in TOPICS}
         assert await failed_while(run, reservation_deleted) >= {
             "stock adds up",
             "stock_level is right",
@@ -225,6 +228,15 @@ async def test_two_of_a_service_side_by_side_do_nothing_twice(service: str, tmp_
         monkeypatch.delenv(name, raising=False)
     async with finished_run(150, tmp_path, second=service):
         pass
+
+
+async def content_types(bootstrap: str) -> dict[str, set[bytes | None]]:
+    """What each topic's values are; the shipping service says JSON."""
+    partitions = await KafkaTopics(KafkaSettings.parse(bootstrap)).describe(TOPICS)
+    found: dict[str, set[bytes | None]] = {topic: set() for topic in partitions}
+    for partition, records in (await read_records(bootstrap, partitions)).items():
+        found[partition.topic] |= {kind_of(record.headers)[1] for record in records}
+    return found
 
 
 async def process_all(run: FinishedRun, folder: Path) -> None:

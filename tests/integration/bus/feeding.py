@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID, uuid4
@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 from aiokafka import AIOKafkaProducer
 
 from headwater.config import Settings
-from headwater.kafka import Envelope, KafkaSettings, KafkaTopics, encode_envelope, event_topic, partition_of
+from headwater.kafka import JSON_ENCODER, Envelope, KafkaSettings, KafkaTopics, ValueEncoder, encode_envelope, event_topic, partition_of
 from headwater.messages import LOG_START, Event, LogPosition, NewEvent, RecordedEvent
 
 PARTITION_COUNT = 3
@@ -39,19 +39,26 @@ class Feeder:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._producer.stop()
 
-    async def feed(self, *facts: tuple[str, Event | NewEvent], skip: bool = False) -> None:
-        """Send events to streams, in order. `skip` leaves a hole: the events count, but are not sent."""
+    async def feed(
+        self,
+        *facts: tuple[str, Event | NewEvent],
+        skip: bool = False,
+        values: ValueEncoder = JSON_ENCODER,
+        damage: Callable[[bytes], bytes] = bytes,
+    ) -> None:
+        """Send events to streams, in order. `skip` leaves a hole: the events count, but are not sent. `damage` is done to their values."""
         waiting: list[Any] = []
         for stream_name, event in facts:
             envelope = self._envelope(stream_name, event if isinstance(event, NewEvent) else NewEvent.of(event))
             topic = event_topic(envelope.event)
-            key, value, headers, timestamp = encode_envelope(envelope, source="/test")
+            await values.prepare([envelope.event.type])
+            key, value, headers, timestamp = encode_envelope(envelope, source="/test", encoded=values.encode(envelope.event))
             partition = partition_of(key, self.partition_count)
             self._previous[topic, partition] = envelope.position
             if not skip:
                 self.sent.append(envelope.event)
                 waiting.append(
-                    await self._producer.send(topic, value, key=key, partition=partition, timestamp_ms=timestamp, headers=headers)
+                    await self._producer.send(topic, damage(value), key=key, partition=partition, timestamp_ms=timestamp, headers=headers)
                 )
         for sent in waiting:
             await sent

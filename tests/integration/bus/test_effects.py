@@ -12,7 +12,7 @@ from headwater.bus import LastRecord, Move, PartitionPosition, PostgresEffects
 from headwater.errors import StorageUnavailable
 from headwater.eventstore import PostgresEventStore
 from headwater.kafka import Partition
-from headwater.messages import LogPosition
+from headwater.messages import ANY, LogPosition, NewEvent
 from headwater.postgres import Database
 
 ORDER_0 = Partition("order", 0)
@@ -84,3 +84,22 @@ async def test_a_cut_connection_is_storage_unavailable(effects: PostgresEffects,
             await transaction.advance("shop", [moved(claimed, 1)])
     confirmed = await effects.confirm("shop", claimed)
     assert confirmed == claimed
+
+
+async def test_the_doorbell_rings_when_others_can_see_what_was_appended(database: Database) -> None:
+    store, rings = PostgresEventStore(database), 0
+
+    def ring() -> None:
+        nonlocal rings
+        rings += 1
+
+    effects = PostgresEffects(database, store, on_commit=ring)
+    async with effects.transaction() as transaction:
+        await transaction.append("order-1", [NewEvent("OrderPlaced", "{}")], expected_version=ANY)
+        assert rings == 0
+    assert rings == 1
+    assert len((await store.read_log(after=0)).events) == 1
+    with pytest.raises(ZeroDivisionError):
+        async with effects.transaction():
+            raise ZeroDivisionError
+    assert rings == 1

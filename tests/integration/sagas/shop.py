@@ -71,7 +71,7 @@ class QuickOrder(Saga, key="order_id"):
     @on(PaymentTaken)
     async def paid(self, event: PaymentTaken, saga: SagaContext) -> None:
         await saga.append(f"order-{event.order_id}", OrderConfirmed(order_id=event.order_id))
-        await saga.complete()
+        saga.complete()
 
     @on_deadline("payment")
     async def unpaid(self, saga: SagaContext) -> None:

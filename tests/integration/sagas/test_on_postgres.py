@@ -195,7 +195,7 @@ class Racing(Saga, key="order_id"):
     @on(PaymentTaken)
     async def paid(self, event: PaymentTaken, saga: SagaContext) -> None:
         await saga.append(f"order-{saga.key}", OrderCancelled(order_id=saga.key, reason="event"))
-        await saga.complete()
+        saga.complete()
 
     @on_deadline("payment")
     async def unpaid(self, saga: SagaContext) -> None:

@@ -304,6 +304,21 @@ async def test_the_idempotency_key_is_stable_over_attempts_and_differs_between_h
     assert keys["one"] != keys["two"]
 
 
+async def test_the_idempotency_key_of_a_message_that_is_sent_again_is_the_same() -> None:
+    world, keys = World(partition_count=1), list[str]()
+
+    @world.subscriptions.on(OrderPlaced)
+    async def pay(event: OrderPlaced, context: Context) -> None:
+        keys.append(context.idempotency_key)
+
+    for key in ("a", "a", "b"):
+        event = NewEvent.of(OrderPlaced(sku="x"), metadata={"idempotency_key": key})
+        await world.store.append("order-1", [event], expected_version=ANY)
+    async with world.running():
+        await world.caught_up()
+    assert keys[0] == keys[1] != keys[2]
+
+
 async def test_errors_that_cannot_be_stored_as_they_are_do_not_keep_the_letter_away() -> None:
     world = World(partition_count=1, retry_policy=RetryPolicy(attempts_max=1))
 

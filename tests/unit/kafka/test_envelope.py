@@ -9,8 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headwater.errors import NotAnEnvelope
-from headwater.kafka import Envelope, Provenance, decode_record, encode_envelope, event_topic, partition_of, provenance_of, topic_of
+from headwater.errors import NotAnEnvelope, SchemaMismatch
+from headwater.kafka import (
+    AVRO_CONTENT,
+    JSON_CONTENT,
+    Envelope,
+    Provenance,
+    decode_headers,
+    decode_record,
+    encode_envelope,
+    event_topic,
+    kind_of,
+    partition_of,
+    provenance_of,
+    topic_of,
+)
 from headwater.messages import LOG_START, LogPosition, RecordedEvent
 
 LOG_ID = UUID("6f1c3f5e-0d52-4f53-9a3f-0d4f5a3a9a11")
@@ -105,11 +118,27 @@ def test_a_damaged_header_is_no_envelope(name: str, value: bytes) -> None:
         decode_record(key, data, damaged, timestamp_ms)
 
 
-@pytest.mark.parametrize(("key", "value"), [(None, b"{}"), (b"order-8", b"{}"), (b"order-7", None), (b"order-7", b"\xff")])
-def test_a_foreign_key_or_value_is_no_envelope(key: bytes | None, value: bytes | None) -> None:
-    _, _, headers, timestamp_ms = encode_envelope(envelope(), source="/s")
+@pytest.mark.parametrize("key", [None, b"order-8"])
+def test_a_foreign_key_is_no_envelope(key: bytes | None) -> None:
+    _, value, headers, timestamp_ms = encode_envelope(envelope(), source="/s")
     with pytest.raises(NotAnEnvelope):
         decode_record(key, value, headers, timestamp_ms)
+
+
+@pytest.mark.parametrize("value", [None, b"", b"\xff"])
+def test_a_value_that_cannot_be_read_leaves_the_headers_readable(value: bytes | None) -> None:
+    key, _, headers, timestamp_ms = encode_envelope(envelope(), source="/s")
+    with pytest.raises(SchemaMismatch):
+        decode_record(key, value, headers, timestamp_ms)
+    assert decode_headers(key, headers, timestamp_ms).position == envelope().position
+
+
+def test_the_content_type_says_what_the_value_is() -> None:
+    record = encode_envelope(envelope(), source="/s", encoded=(b"\x00...", AVRO_CONTENT))
+    assert kind_of(record[2]) == (envelope().event.type, AVRO_CONTENT)
+    assert kind_of(encode_envelope(envelope(), source="/s")[2])[1] == JSON_CONTENT
+    with pytest.raises(SchemaMismatch, match="AvroDecoder"):
+        decode_record(*record)
 
 
 def test_the_position_of_a_foreign_record_is_none() -> None:

@@ -31,8 +31,8 @@ class World:
         self.positions = MemoryRelayPositions()
         self.seen = 0
 
-    def relay(self, options: RelayOptions = QUICK) -> Relay:
-        return Relay(self.store, self.broker, self.positions, event_source="/services/test", options=options)
+    def relay(self, options: RelayOptions = QUICK, instance_id: str | None = None) -> Relay:
+        return Relay(self.store, self.broker, self.positions, event_source="/services/test", options=options, instance_id=instance_id)
 
     async def append(self, count: int, *, category: str = "order", streams: int = 7) -> None:
         for _ in range(count):
@@ -360,3 +360,39 @@ async def test_a_relay_that_outlives_its_lease_drops_everything(world: World) ->
         await world.append(5)
         await asyncio.sleep(0.05)
     assert world.relayed_through() == 0
+
+
+async def test_a_named_relay_takes_its_own_lease_again_and_its_frozen_predecessor_stays_out(world: World) -> None:
+    """Killed and started again it does not wait; what was only frozen is refused by the fence, and does not take the lease back."""
+    patient = RelayOptions(lease_seconds=600, checkpoint_seconds=0.005, poll_seconds_max=0.005)
+    frozen, thawed = asyncio.Event(), asyncio.Event()
+    has_heir = False
+
+    async def freeze(_partition: Partition, _records: Sequence[Record]) -> None:
+        if not has_heir:
+            frozen.set()
+            await thawed.wait()
+
+    world.broker.before_write = freeze
+    await world.append(60)
+    first, heir = world.relay(patient, "orders-1"), world.relay(patient, "orders-1")
+    async with running(first):
+        await frozen.wait()
+        has_heir = True
+        async with running(heir):
+            await world.all_relayed()
+            thawed.set()
+            await eventually(lambda: first.status().state == "waiting")
+            await world.append(60)
+            await world.all_relayed()
+            assert "RelayFenced" in str(first.status().last_error)
+            assert (heir.status().state, heir.status().term) == ("relaying", 2)
+    assert world.faults() == []
+
+
+async def test_a_relay_of_another_name_waits_for_the_lease(world: World) -> None:
+    await world.append(3)
+    async with running(world.relay(RelayOptions(lease_seconds=600), "orders-1")) as first:
+        await eventually(lambda: first.status().state == "relaying")
+        async with running(world.relay(instance_id="orders-2")) as second:
+            await eventually(lambda: second.status().state == "waiting")

@@ -92,7 +92,7 @@ class OrderFulfilment(Saga, key="order_id"):
     async def paid(self, event: PaymentTaken, saga: SagaContext) -> None:
         self.handled += 1
         await saga.append(f"order-{event.order_id}", OrderConfirmed(order_id=event.order_id))
-        await saga.complete()
+        saga.complete()
 
     @on_deadline("payment")
     async def unpaid(self, saga: SagaContext) -> None:

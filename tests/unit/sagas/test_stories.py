@@ -124,7 +124,7 @@ async def test_an_event_for_no_saga_can_be_made_to_fail() -> None:
 
         @on(StockReserved)
         async def reserved(self, event: StockReserved, saga: SagaContext) -> None:
-            await saga.complete()
+            saga.complete()
 
     stage = MemorySagas(Strict)
     with pytest.raises(SagaNotFound, match="has not begun"):
@@ -179,7 +179,7 @@ async def test_a_deadline_whose_method_fails_is_tried_again_and_then_waits_for_a
             await saga.publish(OrderCancelled(order_id=saga.key, reason="soon"))
             if failures >= 0:
                 raise ValueError("not yet")
-            await saga.complete()
+            saga.complete()
 
     stage = MemorySagas(Flaky)
     await stage.give(PLACED)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from decimal import Decimal
+
 import pytest
 
 from headwater.bus import Context
-from headwater.errors import HandlerFailed, StoreNotOpen, UsageError
+from headwater.errors import HandlerFailed, SchemaError, StoreNotOpen, UsageError
+from headwater.kafka import AVRO_CONTENT, JSON_CONTENT, kind_of
 from headwater.messages import ANY, Event
-from headwater.service import Service
+from headwater.service import Service, Values
 from headwater.testing import memory_service
 
 
@@ -70,3 +74,37 @@ async def test_service_without_handlers_settles_at_once() -> None:
     async with memory_service(service) as memory:
         await service.store.append("coin-1", [CoinDropped(left=1)], expected_version=0)
         await memory.settle()
+
+
+class CoinMelted(Event, category="coin"):
+    weight: Decimal
+
+
+@pytest.mark.parametrize(("values", "content_type"), [("avro", AVRO_CONTENT), ("json", JSON_CONTENT)])
+async def test_events_travel_as_the_service_says(values: Values, content_type: bytes) -> None:
+    service, seen = Service("coins", values=values), list[CoinMelted]()
+
+    @service.on(CoinMelted)
+    async def melt(event: CoinMelted, context: Context) -> None:
+        seen.append(event)
+
+    async with memory_service(service) as memory:
+        await memory.store.append("coin-1", [CoinMelted(weight=Decimal("1.50"))], expected_version=0)
+        await memory.settle()
+        topics = memory._parts.topics
+        records = [record for partition in topics.partitions(["coin"]) for record in topics.records(partition, 0, 10)]
+    assert [kind_of(record.headers)[1] for record in records] == [content_type]
+    assert [str(event.weight) for event in seen] == ["1.50"]
+
+
+async def test_class_without_a_schema_is_refused_in_memory_too() -> None:
+    class CoinCalled(Event, category="coin"):
+        call: Callable[[], int]
+
+    service = Service("coins")
+    service.events.register(CoinCalled)
+    with pytest.raises(SchemaError, match=r"CoinCalled\.call"):
+        async with memory_service(service):
+            pass
+    with pytest.raises(UsageError, match="neither 'avro' nor 'json'"):
+        Service("coins", values="xml")  # type: ignore[arg-type]
