@@ -81,7 +81,11 @@ class ServiceEvents:
         self.registry = EventRegistry()
 
     def register(self, event_class: type[EventT]) -> type[EventT]:
-        """Make this class the meaning of its name in this service; needed only where two imported classes share a name."""
+        """Make this class the meaning of its name in this service, and have its schema checked and published when the service starts.
+
+        Needed only where two imported classes share a name: handlers, sagas and projections register what they take, and the schema of another
+        class is published when the relay meets its first event, which takes a moment.
+        """
         return self.registry.register(event_class)
 
     async def publish(
@@ -255,6 +259,8 @@ class Service:
                 assert parts.kafka is not None, "workers need Kafka"
                 board = KafkaSchemaBoard(parts.kafka)
                 encoder = self.value_encoder(PostgresSchemas(parts.database), board)
+                # All at once: the relay then need not stop at the first event of each type, and readers learn of them in one go.
+                await encoder.prepare(event_class.event_type for event_class in self.events.registry)
                 await register_projections(parts.database, self.events.registry, list(self.projections.values()))
                 await stack.enter_async_context(_supervised(self._workers(parts, settings, encoder, AvroDecoder(board))))
             self._parts, self._stack = parts, stack.pop_all()

@@ -20,6 +20,8 @@ from orders.events import ReservationRejected, StockCounted, StockReleased, Stoc
 from orders.northwind import Product
 
 service = Service("inventory")
+for answer_class in (StockReserved, ReservationRejected, StockReleased):
+    service.events.register(answer_class)
 
 
 # -- pure: what a shelf holds, and what can be reserved from it -------------------------------------------------------

@@ -10,10 +10,13 @@ from typing import Literal
 
 from headwater import Projection, Service, SqlProjection, on
 from headwater.postgres import Connection
+from orders.commands import CancelPayment, ReleaseStock, RequestPayment, ReserveStock, ShipOrder
 from orders.events import Cause, OrderCancelled, OrderConfirmed, OrderPaid, OrderPlaced
 from orders.fulfilment import OrderFulfilment
 
 service = Service("orders")
+for command_class in (ReserveStock, ReleaseStock, RequestPayment, CancelPayment, ShipOrder):
+    service.events.register(command_class)
 service.saga(OrderFulfilment)
 
 

@@ -19,6 +19,8 @@ from orders.customers import Behaviour, behaviour_of
 from orders.events import PaymentCancelled, PaymentDeclined, PaymentReceived, PaymentRefunded, PaymentRequested
 
 service = Service("payment")
+for fact in (PaymentRequested, PaymentReceived, PaymentDeclined, PaymentCancelled, PaymentRefunded):
+    service.events.register(fact)  # what no handler here takes, but the service says: its schema is on Kafka when the service runs
 
 Command: TypeAlias = RequestPayment | Pay | Decline | CancelPayment
 

@@ -42,7 +42,7 @@ class KafkaSchemaBoard:
 
     async def publish(self, schema_texts: Mapping[int, str]) -> Mapping[int, SchemaError]:
         """Return when every reader can find them; see `SchemaBoard.publish`."""
-        if not self._is_ready and self._published.missing(schema_texts):
+        if self._published.missing(schema_texts):
             await self.refresh()
         if missing := self._published.missing(schema_texts):
             async with self._turn, self._topic_ready("publishing schemas"):

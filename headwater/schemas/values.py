@@ -127,18 +127,26 @@ class AvroDecoder:
         missing = {schema_id for schema_id in missing if again or self._unknown_until.get(schema_id, now) <= now}
         if not missing:
             return
+        self._compile(missing)
+        missing -= self._codecs.keys()
+        if not missing:
+            return
         await self._board.refresh()
-        for schema_id in missing:
+        self._compile(missing)
+        if len(self._unknown_until) >= _UNKNOWN_IDS_MAX:
+            self._unknown_until.clear()
+        # Writers publish before they write: what is not there now will not come by itself.
+        self._unknown_until |= dict.fromkeys(missing - self._codecs.keys(), self._clock.monotonic() + LOOK_AGAIN_SECONDS)
+
+    def _compile(self, schema_ids: Iterable[int]) -> None:
+        """What the board has seen by now."""
+        for schema_id in schema_ids:
             try:
                 text = self._board.find(schema_id)
                 if text is not None:
                     self._codecs[schema_id] = _compile(schema_id, text)
             except SchemaError as error:
                 _log.error("schema_unusable", schema_id=schema_id, reason=str(error))
-        if len(self._unknown_until) >= _UNKNOWN_IDS_MAX:
-            self._unknown_until.clear()
-        # Writers publish before they write: what is not there now will not come by itself.
-        self._unknown_until |= dict.fromkeys(missing - self._codecs.keys(), self._clock.monotonic() + LOOK_AGAIN_SECONDS)
 
     def decode(self, value: bytes | None, content_type: bytes | None) -> str:
         """The JSON text of a value.
