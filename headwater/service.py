@@ -24,8 +24,8 @@ from headwater.errors import NotFoundError, StoreNotOpen, UsageError
 from headwater.eventstore import Decider, Decision, EventStore, PostgresEventStore, WatchedEventStore, decide
 from headwater.kafka import KafkaSettings, check_broker
 from headwater.messages import AppendResult, Event, EventRegistry
-from headwater.outbox import KafkaRelayBroker, PostgresRelayPositions, Publisher, Relay
-from headwater.postgres import CallerConnection, Database, apply_migrations, require_current_schema
+from headwater.outbox import KafkaRelayBroker, PostgresRelayPositions, Publisher, Relay, RelayOptions
+from headwater.postgres import CallerConnection, Database, apply_migrations, require_current_schema, topic_prefix
 from headwater.projections import (
     READ_TIMEOUT_SECONDS,
     AnyProjection,
@@ -242,7 +242,9 @@ class Service:
     async def _open_parts(self, stack: AsyncExitStack, settings: Settings, *, needs_kafka: bool) -> _Parts:
         await SHARED_SERVERS.start(postgres=settings.postgres is None, kafka=needs_kafka and settings.kafka is None)
         dsn = settings.postgres or await SHARED_SERVERS.database(self.name)
-        database = await stack.enter_async_context(Database(dsn, application_name=f"headwater {self.name}"))
+        database = await stack.enter_async_context(
+            Database(dsn, application_name=f"headwater {self.name}", schema=settings.log_schema, pooling=settings.postgres_pooling)
+        )
         async with database.connection() as connection:
             if settings.postgres is None:
                 await apply_migrations(connection)
@@ -254,6 +256,7 @@ class Service:
                 client_id=f"headwater-{self.name}",
                 topic_partitions=settings.topic_partitions,
                 topic_replication_factor=settings.topic_replication_factor,
+                topic_prefix=topic_prefix(settings.log_schema),
             )
             await check_broker(parts.kafka)
         return parts
@@ -261,7 +264,11 @@ class Service:
     def _workers(self, parts: _Parts, settings: Settings) -> list[Coroutine[Any, Any, None]]:
         assert parts.kafka is not None, "workers need Kafka"
         relay = Relay(
-            parts.store, KafkaRelayBroker(parts.kafka), PostgresRelayPositions(parts.database), event_source=f"/services/{self.name}"
+            parts.store,
+            KafkaRelayBroker(parts.kafka),
+            PostgresRelayPositions(parts.database),
+            event_source=f"/services/{self.name}",
+            options=RelayOptions(topic_prefix=parts.kafka.topic_prefix),
         )
         parts.wake_workers.append(relay.wake)
         workers: list[Coroutine[Any, Any, None]] = [relay.run()]

@@ -12,7 +12,7 @@ import orjson
 from headwater.errors import LogDiverged
 from headwater.eventstore.store import READ_BATCH_SIZE, VERSION_MAX, Checkpoint, LogEpoch, LogIdentity, LogSlice, expected_number
 from headwater.messages import AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent, check_stream_name, prepare
-from headwater.postgres import CallerConnection, Connection, Database, driver_connection, sql_file, translate_data_errors, translate_errors
+from headwater.postgres import CallerConnection, Connection, Database, sql_file, translate_data_errors, translate_errors
 
 _PACKAGE: Final = "headwater.eventstore"
 _APPEND_EVENTS = sql_file(_PACKAGE, "append_events")
@@ -43,7 +43,7 @@ class PostgresEventStore:
         expected = expected_number(expected_version)
         prepared = prepare(events, stream_name=stream_name)
         if connection is not None:
-            driver = await driver_connection(connection)
+            driver = await self._database.joined(connection)
             with translate_errors():
                 return await _append(driver, stream_name, prepared, expected)
         async with self._database.statement_connection() as own:
@@ -117,7 +117,7 @@ class PostgresEventStore:
             async with self._database.statement_connection() as own:
                 yield own
         else:
-            driver = await driver_connection(connection)
+            driver = await self._database.joined(connection)
             with translate_errors():
                 yield driver
 
