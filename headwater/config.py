@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, ValidationError
@@ -14,15 +14,20 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from headwater.errors import ConfigurationError
 
 TOPIC_PARTITIONS_MAX = 1_000
+_PREFIX: Final = "HEADWATER_"
 
 
 class Settings(BaseSettings):
     """Settings of one service; every one is an environment variable with the prefix `HEADWATER_`."""
 
-    model_config = SettingsConfigDict(env_prefix="HEADWATER_", frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True, populate_by_name=True)
 
     postgres: str | None = None
     """`postgresql://user:password@host:port/database`; None runs an embedded server."""
+    postgres_pooling: Literal["session", "transaction"] = "session"
+    """`transaction` behind a pooler that gives a connection for one transaction only, such as PgBouncer in that mode (docs/postgres.md)."""
+    log_schema: Annotated[str, Field(validation_alias=f"{_PREFIX}SCHEMA")] = "headwater"
+    """Where in the database the log lives: each of several logs in one database has a schema of its own (docs/tenants.md)."""
     kafka: str | None = None
     """`host:port,host:port`; None runs an embedded broker."""
     topic_partitions: Annotated[int, Field(ge=1, le=TOPIC_PARTITIONS_MAX)] = 6
@@ -46,7 +51,7 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        lines = (f"HEADWATER_{'_'.join(str(part) for part in e['loc']).upper()}: {e['msg']}" for e in error.errors())
+        lines = (f"{_PREFIX}{'_'.join(str(part) for part in e['loc']).upper().removeprefix(_PREFIX)}: {e['msg']}" for e in error.errors())
         raise ConfigurationError("; ".join(lines)) from None
 
 

@@ -34,8 +34,8 @@ from headwater.eventstore import (
 )
 from headwater.kafka import JSON_ENCODER, KafkaSettings, ValueDecoder, ValueEncoder, check_broker
 from headwater.messages import AppendResult, Event, EventRegistry
-from headwater.outbox import KafkaRelayBroker, PostgresRelayPositions, Publisher, Relay
-from headwater.postgres import CallerConnection, Database, apply_migrations, require_current_schema
+from headwater.outbox import KafkaRelayBroker, PostgresRelayPositions, Publisher, Relay, RelayOptions
+from headwater.postgres import CallerConnection, Database, apply_migrations, require_current_schema, topic_prefix
 from headwater.projections import (
     READ_TIMEOUT_SECONDS,
     AnyProjection,
@@ -275,7 +275,9 @@ class Service:
     async def _open_parts(self, stack: AsyncExitStack, settings: Settings, *, needs_kafka: bool) -> _Parts:
         await SHARED_SERVERS.start(postgres=settings.postgres is None, kafka=needs_kafka and settings.kafka is None)
         dsn = settings.postgres or await SHARED_SERVERS.database(self.name)
-        database = await stack.enter_async_context(Database(dsn, application_name=f"headwater {self.name}"))
+        database = await stack.enter_async_context(
+            Database(dsn, application_name=f"headwater {self.name}", schema=settings.log_schema, pooling=settings.postgres_pooling)
+        )
         async with database.connection() as connection:
             if settings.postgres is None:
                 await apply_migrations(connection)
@@ -287,6 +289,7 @@ class Service:
                 client_id=f"headwater-{self.name}",
                 topic_partitions=settings.topic_partitions,
                 topic_replication_factor=settings.topic_replication_factor,
+                topic_prefix=topic_prefix(settings.log_schema),
             )
             await check_broker(parts.kafka)
         return parts
@@ -315,6 +318,7 @@ class Service:
             event_source=f"/services/{self.name}",
             values=encoder,
             instance_id=settings.instance_id,
+            options=RelayOptions(topic_prefix=parts.kafka.topic_prefix),
         )
         parts.wake_workers.append(relay.wake)
         workers: list[Coroutine[Any, Any, None]] = [relay.run()]

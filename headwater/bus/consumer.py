@@ -59,12 +59,14 @@ class Consumer:
         registry: EventRegistry | None = None,
         retry_policy: RetryPolicy | None = None,
         limits: ConsumerLimits | None = None,
+        topic_prefix: str = "",
         clock: Clock = SYSTEM_CLOCK,
         randomness: Randomness = SYSTEM_RANDOMNESS,
     ) -> None:
         self._group, self._subscriptions, self._source, self._effects = group, subscriptions, source, effects
         self._values = values
         self._limits = limits or ConsumerLimits()
+        self._topic_prefix = topic_prefix
         self._clock, self._randomness = clock, randomness
         registry = registry or EventRegistry(subscriptions.event_classes)
         surroundings = HandlerSurroundings(group=group, publisher=publisher, registry=registry, clock=clock)
@@ -98,7 +100,8 @@ class Consumer:
         return cls(
             group=group,
             subscriptions=subscriptions,
-            source=KafkaSource(kafka, group=group, instance_id=instance_id),
+            source=KafkaSource(kafka, group=kafka.topic_prefix + group, instance_id=instance_id),
+            topic_prefix=kafka.topic_prefix,
             effects=effects,
             values=values,
             publisher=publisher,
@@ -198,10 +201,11 @@ class Consumer:
     # -- the source ----------------------------------------------------------------------------------------------------
 
     async def _open_source(self) -> None:
+        topics = self._subscriptions.topics_with(self._topic_prefix)
         with self._idle():
-            await self._source.open(self._subscriptions.topics, self)
+            await self._source.open(topics, self)
         self._is_open, self._heard_at = True, self._clock.monotonic()
-        _log.info("consumer_started", group=self._group, topics=self._subscriptions.topics, handlers=[h.name for h in self._subscriptions])
+        _log.info("consumer_started", group=self._group, topics=topics, handlers=[h.name for h in self._subscriptions])
 
     async def _close_source(self) -> None:
         self._is_open = False

@@ -105,7 +105,11 @@ class Subscriptions:
     @property
     def topics(self) -> tuple[str, ...]:
         """The topics of their categories, sorted."""
-        return tuple(sorted({topic_of(event_class.event_category) for event_class in self.event_classes}))
+        return self.topics_with("")
+
+    def topics_with(self, prefix: str) -> tuple[str, ...]:
+        """The same, as they are named for a log outside the default schema."""
+        return tuple(sorted({topic_of(event_class.event_category, prefix) for event_class in self.event_classes}))
 
     @property
     def routes(self) -> dict[str, Route]:

@@ -72,13 +72,31 @@ def demo_command(
 @app.command("migrate")
 def migrate_command(
     check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 if something is missing.")] = False,
-    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL of what is missing, to be applied by hand in one transaction.")] = False,
+    sql: Annotated[
+        bool,
+        typer.Option(
+            "--sql", help="Print the SQL of what is missing (with --roles: of the roles), to be applied by hand in one transaction."
+        ),
+    ] = False,
+    schema: Annotated[
+        str | None,
+        typer.Option("--schema", metavar="NAME", help="The log in this schema, instead of HEADWATER_SCHEMA: one for each tenant."),
+    ] = None,
+    roles: Annotated[
+        bool, typer.Option("--roles", help="Set up the roles, too: NAME_owner, NAME_writer for services, NAME_reader; repeatable.")
+    ] = False,
+    role_prefix: Annotated[
+        str | None, typer.Option("--role-prefix", metavar="NAME", help="What the roles' names begin with; by default the schema's name.")
+    ] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Bring the schema of HEADWATER_POSTGRES up to this version. Repeating it does nothing."""
+    """Bring the schema of HEADWATER_POSTGRES up to this version. Repeating it does nothing.
+
+    Example: `headwater migrate --schema acme --roles`
+    """
     from headwater.cli import migrate
 
-    raise typer.Exit(migrate.run_migrate(check=check, sql=sql, json_output=json_output))
+    raise typer.Exit(migrate.run_migrate(migrate.MigrateRequest(check, sql, roles, schema, role_prefix, json_output)))
 
 
 @app.command("run")

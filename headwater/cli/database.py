@@ -27,12 +27,19 @@ async def open_database() -> AsyncGenerator[Database]:
     from headwater.config import load_settings
     from headwater.postgres import Database, require_current_schema
 
-    dsn = load_settings().postgres
+    settings = load_settings()
+    dsn = settings.postgres
     if dsn is None:
         raise ConfigurationError(
             "which database? set HEADWATER_POSTGRES=postgresql://user:password@host:port/database (an embedded one would be empty)"
         )
-    async with Database(dsn, connections_max=CONNECTIONS_MAX, application_name="headwater command") as database:
+    async with Database(
+        dsn,
+        connections_max=CONNECTIONS_MAX,
+        application_name="headwater command",
+        schema=settings.log_schema,
+        pooling=settings.postgres_pooling,
+    ) as database:
         async with database.connection() as connection:
             await require_current_schema(connection)
         yield database

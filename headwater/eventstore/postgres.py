@@ -18,7 +18,7 @@ from headwater.eventstore.conditions import AppendCondition, EventQuery, Matchin
 from headwater.eventstore.group import GroupAppender
 from headwater.eventstore.store import READ_BATCH_SIZE, VERSION_MAX, Checkpoint, LogEpoch, LogIdentity, LogSlice, StreamAppend
 from headwater.messages import AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent, check_stream_name
-from headwater.postgres import CallerConnection, Connection, Database, driver_connection, sql_file, translate_data_errors, translate_errors
+from headwater.postgres import CallerConnection, Connection, Database, sql_file, translate_data_errors, translate_errors
 from headwater.randomness import SYSTEM_RANDOMNESS
 
 CONDITION_LOCK_MILLISECONDS: Final = 100
@@ -60,7 +60,7 @@ class PostgresEventStore:
     ) -> AppendResult:
         """Add events to the end of one stream, all of them or none; see `EventStore.append`."""
         unit = (one_part(stream_name, events, expected_version),)
-        stored = await (self._group.append(unit) if connection is None else _append_in(connection, unit, None))
+        stored = await (self._group.append(unit) if connection is None else _append_in(await self._database.joined(connection), unit, None))
         return stored[0]
 
     async def append_to_streams(
@@ -73,7 +73,7 @@ class PostgresEventStore:
         """Add events to the ends of several streams, all of them or none; see `EventStore.append_to_streams`."""
         unit = several_parts(appends)
         if connection is not None:
-            return await _append_in(connection, unit, condition)
+            return await _append_in(await self._database.joined(connection), unit, condition)
         if condition is None:
             return await self._group.append(unit)
         # In a task of its own: a caller's cancellation does not reach the commit.
@@ -185,14 +185,13 @@ class PostgresEventStore:
             async with self._database.statement_connection() as own:
                 yield own
         else:
-            driver = await driver_connection(connection)
+            driver = await self._database.joined(connection)
             with translate_errors():
                 yield driver
 
 
-async def _append_in(connection: CallerConnection, unit: Unit, condition: AppendCondition | None) -> tuple[AppendResult, ...]:
-    """Append inside the caller's transaction, waiting for what others hold."""
-    driver = await driver_connection(connection)
+async def _append_in(driver: Connection, unit: Unit, condition: AppendCondition | None) -> tuple[AppendResult, ...]:
+    """Append inside an open transaction, waiting for what others hold."""
     arguments = Arrays.of([unit]).for_unit()
     with translate_errors(), translate_data_errors():
         if condition is None:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from headwater.eventstore.snapshots import Snapshot
-from headwater.postgres import CallerConnection, Connection, Database, driver_connection, sql_file, translate_errors
+from headwater.postgres import CallerConnection, Connection, Database, sql_file, translate_errors
 
 _PACKAGE: Final = "headwater.eventstore"
 _LOAD_SNAPSHOT = sql_file(_PACKAGE, "load_snapshot")
@@ -43,7 +43,7 @@ class PostgresSnapshotStore:
             async with self._database.statement_connection() as own:
                 yield own
         else:
-            driver = await driver_connection(connection)
+            driver = await self._database.joined(connection)
             with translate_errors():
                 yield driver
 

@@ -49,9 +49,9 @@ class Envelope:
     """The position of this log's record before this one in the same Kafka partition; `LOG_START` for the first."""
 
 
-def topic_of(category: str) -> str:
-    """The topic that carries a category."""
-    return category
+def topic_of(category: str, prefix: str = "") -> str:
+    """The topic that carries a category; the prefix keeps apart the logs of one database."""
+    return prefix + category
 
 
 def encode_envelope(envelope: Envelope, *, source: str, encoded: EncodedValue | None = None) -> Record:
@@ -167,9 +167,9 @@ def provenance_of(headers: Sequence[Header]) -> Provenance | None:
         return None
 
 
-def event_topic(event: RecordedEvent) -> str:
+def event_topic(event: RecordedEvent, prefix: str = "") -> str:
     """The topic that carries an event."""
-    return topic_of(category_of(event.stream_name))
+    return topic_of(category_of(event.stream_name), prefix)
 
 
 def _metadata(headers: Sequence[Header]) -> dict[str, str]:

@@ -24,9 +24,19 @@ class KafkaSettings:
     topic_partitions: int = 6
     topic_replication_factor: int = -1
     """-1 takes the broker's default."""
+    topic_prefix: str = ""
+    """Before every topic's and group's name, so that the logs of one database do not meet in Kafka."""
 
     @classmethod
-    def parse(cls, address: str, *, client_id: str = "headwater", topic_partitions: int = 6, topic_replication_factor: int = -1) -> Self:
+    def parse(
+        cls,
+        address: str,
+        *,
+        client_id: str = "headwater",
+        topic_partitions: int = 6,
+        topic_replication_factor: int = -1,
+        topic_prefix: str = "",
+    ) -> Self:
         """Read `host:port,host:port`.
 
         Raises:
@@ -35,7 +45,7 @@ class KafkaSettings:
         parts = tuple(part.strip() for part in address.split(",") if part.strip())
         if not parts:
             raise ConfigurationError("the address of Kafka is empty; set HEADWATER_KAFKA to host:port, or several with commas between")
-        return cls(tuple(map(_checked_host, parts)), client_id, topic_partitions, topic_replication_factor)
+        return cls(tuple(map(_checked_host, parts)), client_id, topic_partitions, topic_replication_factor, topic_prefix)
 
     @property
     def address(self) -> str:

@@ -48,3 +48,5 @@ class RelayOptions:
     stop_retry_seconds: float = STOP_RETRY_SECONDS
     fence_age_seconds_max: float = FENCE_AGE_SECONDS_MAX
     slice_events_max: int = SLICE_EVENTS_MAX
+    topic_prefix: str = ""
+    """Before the category in every topic's name; of a log outside the default schema."""

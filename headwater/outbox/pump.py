@@ -124,7 +124,7 @@ class Pump:
             ahead.cancel()
 
     def _has_new_topics(self, found: LogSlice) -> bool:
-        self.new_topics = {event_topic(event) for event in found.events} - self._partition_counts.keys()
+        self.new_topics = {event_topic(event, self._parts.options.topic_prefix) for event in found.events} - self._partition_counts.keys()
         return bool(self.new_topics)
 
     def _route(self, found: LogSlice, group: asyncio.TaskGroup) -> None:
@@ -149,7 +149,7 @@ class Pump:
     def _lane(self, stream_name: str) -> Lane:
         lane = self._lane_of_stream.get(stream_name)
         if lane is None:
-            topic = topic_of(category_of(stream_name))
+            topic = topic_of(category_of(stream_name), self._parts.options.topic_prefix)
             lane = self._lanes[Partition(topic, partition_of(stream_name.encode(), self._partition_counts[topic]))]
             if len(self._lane_of_stream) >= _STREAMS_CACHED_MAX:
                 self._lane_of_stream.clear()

@@ -64,7 +64,7 @@ class RelaySession:
         while not stopping.is_set():
             found = await self._parts.source.read_log(after=0)
             if found.events:
-                return {event_topic(event) for event in found.events}
+                return {event_topic(event, self._parts.options.topic_prefix) for event in found.events}
             await self._parts.doorbell.wait(pause)
             pause = min(pause * 2, self._parts.options.poll_seconds_max)
         return set()

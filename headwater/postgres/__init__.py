@@ -10,10 +10,9 @@ outermost object opens one.
 
 from headwater.postgres.connections import (
     CallerConnection,
-    Connection,
     Database,
+    Pooling,
     driver_connection,
-    sql_file,
 )
 from headwater.postgres.errors import translate_data_errors, translate_errors
 from headwater.postgres.migrations import (
@@ -25,20 +24,33 @@ from headwater.postgres.migrations import (
     migration_status,
     require_current_schema,
 )
+from headwater.postgres.roles import Roles, apply_roles, recorded_roles, roles_script
+from headwater.postgres.sessions import Connection
+from headwater.postgres.statements import DEFAULT_SCHEMA, check_schema, for_schema, log_schema, sql_file, topic_prefix
 
 __all__ = [
+    "DEFAULT_SCHEMA",
     "CallerConnection",
     "Connection",
     "Database",
     "Migration",
     "MigrationStatus",
+    "Pooling",
+    "Roles",
     "apply_migrations",
+    "apply_roles",
+    "check_schema",
     "driver_connection",
+    "for_schema",
     "load_migrations",
+    "log_schema",
     "migration_script",
     "migration_status",
+    "recorded_roles",
     "require_current_schema",
+    "roles_script",
     "sql_file",
+    "topic_prefix",
     "translate_data_errors",
     "translate_errors",
 ]

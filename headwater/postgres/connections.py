@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import cache
-from importlib import resources
 from inspect import isawaitable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeAlias, cast
+from typing import Any, Final, Literal, Protocol, Self, TypeAlias, cast
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -17,8 +15,12 @@ from asyncpg.pool import PoolConnectionProxy
 from headwater.config import redact
 from headwater.errors import StorageUnavailable, StoreNotOpen, UsageError
 from headwater.postgres.errors import translate_errors
+from headwater.postgres.sessions import Connection, JoinedConnection, PooledConnection, connection_class
+from headwater.postgres.statements import DEFAULT_SCHEMA, check_schema, log_schema, sql_file
+from headwater.telemetry import logger
 
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
+Pooling: TypeAlias = Literal["session", "transaction"]
+"""For how long a pooler gives a server connection: `session` also where there is none."""
 
 CONNECTIONS_MAX: Final = 16
 CONNECT_TIMEOUT_SECONDS: Final = 10.0
@@ -49,22 +51,31 @@ class SqlAlchemySession(Protocol):
 
 CallerConnection: TypeAlias = "Connection | SqlAlchemyConnection | SqlAlchemySession"
 
-
-@cache
-def sql_file(package: str, name: str) -> str:
-    """The statement in `<package>/sql/<name>.sql`, read once."""
-    return resources.files(package).joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")
+_PACKAGE: Final = "headwater.postgres"
+_READ_IDLE_TIMEOUT = sql_file(_PACKAGE, "read_idle_timeout")
+_log = logger("postgres")
 
 
-async def driver_connection(connection: CallerConnection) -> Connection:
+async def driver_connection(connection: CallerConnection, schema: str | None = None) -> Connection:
     """The asyncpg connection, inside an open transaction, behind what the caller gave.
 
+    Args:
+        schema: of the log that Headwater's statements are to reach on it; None leaves that as it is. A database knows its own: `Database.joined`.
     Raises:
         UsageError: it is no asyncpg connection, or has no open transaction, so that an append on it would commit by itself.
     """
     given: Any = connection
+    if isinstance(given, JoinedConnection):
+        if schema in (None, given.log_schema):
+            return _in_transaction(given)
+        given = given.caller_connection
     if not isinstance(given, (asyncpg.Connection, PoolConnectionProxy)):
         given = await _from_sqlalchemy(given)
+    found = _in_transaction(given)
+    return found if schema in (None, log_schema(found)) else cast("Connection", JoinedConnection(found, str(schema)))
+
+
+def _in_transaction(given: Any) -> Connection:
     found = cast("Connection", given)
     if not found.is_in_transaction():
         raise UsageError("the connection has no open transaction; open one (`async with connection.transaction():`) and append inside it")
@@ -87,34 +98,30 @@ async def _from_sqlalchemy(given: Any) -> Any:
     return driver  # pyright: ignore[reportUnknownVariableType] - asyncpg's record type parameter is not known here
 
 
-if TYPE_CHECKING:
-    _DriverConnection = asyncpg.Connection[asyncpg.Record]
-else:
-    _DriverConnection = asyncpg.Connection
-
-
-class _PooledConnection(_DriverConnection):
-    """Goes back to the pool without the round trip that resets the session, where its borrower left no traces in it."""
-
-    __slots__ = ("_has_no_traces",)
-
-    def leave_no_traces(self) -> None:
-        """Promise that this borrower changes nothing of the session."""
-        self._has_no_traces = True
-
-    def get_reset_query(self) -> str:
-        if getattr(self, "_has_no_traces", False):
-            self._has_no_traces = False
-            return ""
-        return str(super().get_reset_query())
-
-
 class Database:
-    """A pool of connections to one database, with Headwater's settings."""
+    """A pool of connections to one database, with Headwater's settings, for the log in one of its schemas.
 
-    def __init__(self, dsn: str, *, connections_max: int = CONNECTIONS_MAX, application_name: str = "headwater") -> None:
+    Args:
+        schema: where the log lives; several logs in one database know nothing of each other.
+        pooling: `transaction` where a pooler such as PgBouncer stands between and gives a server connection for one transaction only.
+    Raises:
+        UsageError: no log may live in a schema of this name.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        connections_max: int = CONNECTIONS_MAX,
+        application_name: str = "headwater",
+        schema: str = DEFAULT_SCHEMA,
+        pooling: Pooling = "session",
+    ) -> None:
         self._dsn, self._connections_max, self._application_name = dsn, connections_max, application_name
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self.schema: Final = check_schema(schema)
+        self.is_pooled_by_transaction: Final = pooling == "transaction"
+        """Whether sessions are not ours to keep: no LISTEN, no locks and no settings that outlive a transaction."""
         self._closers: list[Callable[[], Awaitable[None]]] = []
 
     @property
@@ -146,20 +153,34 @@ class Database:
             return
         try:
             with translate_errors():
-                self._pool = await asyncpg.create_pool(
-                    self._dsn,
-                    min_size=1,
-                    max_size=self._connections_max,
-                    timeout=CONNECT_TIMEOUT_SECONDS,
-                    connection_class=_PooledConnection,
-                    server_settings={"application_name": self._application_name, **SESSION_SETTINGS},
-                )
+                self._pool = await asyncpg.create_pool(self._dsn, min_size=1, max_size=self._connections_max, **self._connect_options())
         except StorageUnavailable as error:
             raise StorageUnavailable(f"{error} (tried {self.address})") from error.__cause__
         except (asyncpg.InterfaceError, ValueError, OverflowError) as error:
             raise UsageError(
                 f"the address {self.address!r} cannot be used: {error}; write postgresql://user:password@host:port/database"
             ) from error
+        if self.is_pooled_by_transaction:
+            await self._look_at_pooler()
+
+    def _connect_options(self) -> dict[str, Any]:
+        pooled = self.is_pooled_by_transaction
+        return {
+            "timeout": CONNECT_TIMEOUT_SECONDS,
+            "connection_class": connection_class(self.schema, is_pooled_by_transaction=pooled),
+            # A pooler refuses settings that it does not know, and a statement prepared now is not there in the next transaction.
+            "server_settings": {"application_name": self._application_name, **({} if pooled else SESSION_SETTINGS)},
+            **({"statement_cache_size": 0} if pooled else {}),
+        }
+
+    async def _look_at_pooler(self) -> None:
+        """Tell of what rule 11 asks for and only whoever runs the server can set here."""
+        async with self.connection() as connection:
+            if await connection.fetchval(_READ_IDLE_TIMEOUT) == "0":
+                _log.warning(
+                    "idle_writers_hold_the_horizon",
+                    hint="behind a pooler Headwater cannot set it: ALTER ROLE … SET idle_in_transaction_session_timeout = '60s'",
+                )
 
     async def close(self) -> None:
         """Close every connection; a second call does nothing. A connection that does not close in time is cut off."""
@@ -196,7 +217,7 @@ class Database:
     async def statement_connection(self) -> AsyncGenerator[Connection]:
         """Borrow a connection for single statements that leave nothing behind in the session; a round trip cheaper than `connection`."""
         async with self.connection() as connection:
-            cast("_PooledConnection", connection).leave_no_traces()
+            cast("PooledConnection", connection).leave_no_traces()
             yield connection
 
     @asynccontextmanager
@@ -213,8 +234,12 @@ class Database:
             StorageUnavailable: nobody answers at the address.
         """
         with translate_errors():
-            return await asyncpg.connect(
-                self._dsn,
-                timeout=CONNECT_TIMEOUT_SECONDS,
-                server_settings={"application_name": self._application_name, **SESSION_SETTINGS},
-            )
+            return await asyncpg.connect(self._dsn, **self._connect_options())
+
+    async def joined(self, connection: CallerConnection) -> Connection:
+        """A caller's connection, inside an open transaction, on which Headwater's statements reach this database's log.
+
+        Raises:
+            UsageError: it is no asyncpg connection, or has no open transaction.
+        """
+        return await driver_connection(connection, self.schema)

@@ -24,6 +24,7 @@ from headwater.errors import (
     UsageError,
     WrongExpectedVersion,
 )
+from headwater.postgres.statements import names_log_schema
 
 # Connection-level failures: nothing can be known of a transaction they cut off.
 _UNAVAILABLE = (
@@ -76,6 +77,17 @@ _OURS: dict[str, Callable[[dict[str, Any], str], HeadwaterError]] = {
 }
 
 
+def _ended(message: str) -> HeadwaterError:
+    return TransactionConflict(f"PostgreSQL ended the transaction ({message}); repeat the whole transaction")
+
+
+_CONFLICTS: dict[str, Callable[[str], HeadwaterError]] = {
+    "40001": _ended,
+    "40P01": _ended,
+    "55P03": lambda message: LockTimeout(f"another open transaction holds what this one needs ({message}); repeat it, or end that transaction"),
+}
+
+
 def translate(error: BaseException, *, is_connecting: bool = True) -> HeadwaterError | None:
     """Headwater's error for a driver's, or None where it is none of ours to translate.
 
@@ -107,14 +119,19 @@ def _translate_sqlstate(error: asyncpg.PostgresError) -> HeadwaterError | None:
         return _OURS[sqlstate](json.loads(detail) if detail else {}, message)
     if isinstance(error, _UNAVAILABLE):
         return StorageUnavailable(f"PostgreSQL went away or takes no connections now ({message}); repeat the call")
-    if sqlstate in ("40001", "40P01"):
-        return TransactionConflict(f"PostgreSQL ended the transaction ({message}); repeat the whole transaction")
-    if sqlstate == "55P03":
-        return LockTimeout(f"another open transaction holds what this one needs ({message}); repeat it, or end that transaction")
+    if (conflict := _CONFLICTS.get(sqlstate)) is not None:
+        return conflict(message)
     if sqlstate == "23505":
         return _unique_violation(str(getattr(error, "constraint_name", "")), str(detail or ""))
-    if sqlstate in ("3F000", "42883", "42P01") and "headwater" in message:
+    if sqlstate in ("3F000", "42883", "42P01") and names_log_schema(message):
         return MigrationNeeded(f"the database lacks Headwater's schema ({message}); run: headwater migrate")
+    if sqlstate in ("26000", "42P05") or (sqlstate == "08P01" and "startup parameter" in message):
+        return UsageError(
+            f"a connection pooler stands between ({message}); if it hands out connections by transaction, as PgBouncer may, set "
+            "HEADWATER_POSTGRES_POOLING=transaction"
+        )
+    if sqlstate == "42501":
+        return StorageError(f"PostgreSQL refused: {message}. What the role of a service may do is set up by: headwater migrate --roles")
     if sqlstate == "3D000":
         return UsageError(f"{message}; create it, or correct HEADWATER_POSTGRES")
     if sqlstate in ("28000", "28P01"):

@@ -8,8 +8,10 @@ from functools import cache
 from importlib import resources
 
 from headwater.errors import MigrationNeeded
-from headwater.postgres.connections import Connection, sql_file
 from headwater.postgres.errors import translate_errors
+from headwater.postgres.roles import Roles, as_owner, recorded_roles
+from headwater.postgres.sessions import Connection
+from headwater.postgres.statements import DEFAULT_SCHEMA, for_schema, log_schema, sql_file
 
 _PACKAGE = "headwater.postgres"
 
@@ -89,19 +91,26 @@ async def apply_migrations(connection: Connection) -> tuple[Migration, ...]:
             if status.changed:
                 raise MigrationNeeded(status.explain())
             if status.pending:
-                await connection.execute(migration_script(status.pending))
+                script = migration_script(status.pending, schema=log_schema(connection), roles=await recorded_roles(connection))
+                await connection.execute(script)
+            if await connection.fetchval(sql_file(_PACKAGE, "may_keep_namespace")):
+                await connection.fetchval(sql_file(_PACKAGE, "keep_namespace"))
             return status.pending
 
 
-def migration_script(migrations: tuple[Migration, ...]) -> str:
-    """The SQL that applies these and records that they were, for those who run it by hand (inside one transaction)."""
+def migration_script(migrations: tuple[Migration, ...], *, schema: str = DEFAULT_SCHEMA, roles: Roles | None = None) -> str:
+    """The SQL that applies these and records that they were, for those who run it by hand (inside one transaction).
+
+    Args:
+        roles: those that are set up for the log, so that what is new is theirs, too.
+    """
     if not migrations:
         return ""
     parts = [sql_file(_PACKAGE, "create_migrations_table")]
     record = sql_file(_PACKAGE, "record_migration")
     for migration in migrations:
         parts += [f"-- {migration.name}\n{migration.sql}", record.format(name=migration.name, checksum=migration.checksum)]
-    return "\n".join(part.rstrip() + "\n" for part in parts)
+    return for_schema(as_owner(roles, "\n".join(part.rstrip() + "\n" for part in parts)), schema)
 
 
 async def require_current_schema(connection: Connection) -> None:

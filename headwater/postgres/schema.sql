@@ -363,6 +363,41 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION headwater.claim_lock_namespace() RETURNS bigint
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    taken bigint[];
+    mine  bigint := headwater.append_lock_namespace();
+BEGIN
+    -- The migrators' lock: those who run the SQL by hand choose one after the other, too.
+    PERFORM pg_advisory_xact_lock(7522525896805148018);
+    SELECT coalesce(array_agg(substring(others.prosrc FROM '[0-9]+')::bigint), '{}')
+      INTO taken
+      FROM pg_proc AS others
+     WHERE others.proname = 'append_lock_namespace'
+       AND others.pronamespace <> 'headwater'::regnamespace;
+    IF NOT mine = ANY (taken) THEN
+        RETURN mine;
+    END IF;
+    -- 16 bits hold a namespace; the block with the first 16 bits of the migrators' lock is left out.
+    SELECT min(free.namespace)
+      INTO mine
+      FROM generate_series(18519, 65520, 8) AS free(namespace)
+     WHERE NOT free.namespace = ANY (taken)
+       AND NOT 26725 BETWEEN free.namespace AND free.namespace + 7;
+    IF mine IS NULL THEN
+        RAISE EXCEPTION 'this database holds as many logs as it can; put this one into a database of its own' USING ERRCODE = '54000';
+    END IF;
+    -- Every append has locked its stream before it takes its append lock: here all have ended, and new ones wait and then find the new number.
+    LOCK TABLE headwater.streams IN EXCLUSIVE MODE;
+    EXECUTE format(
+        'CREATE OR REPLACE FUNCTION headwater.append_lock_namespace() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS %L',
+        format(' SELECT %s::bigint ', mine));
+    RETURN mine;
+END
+$$;
+
 CREATE FUNCTION headwater.create_streams(stream_names text[], found_ids bigint[], missing text[]) RETURNS bigint[]
     LANGUAGE plpgsql
     AS $$
@@ -538,22 +573,27 @@ BEGIN
     IF pg_is_in_recovery() THEN
         RAISE EXCEPTION 'the log was opened on a standby; open it on the primary' USING ERRCODE = 'HW004';
     END IF;
-    SELECT (pg_control_system()).system_identifier AS system_identifier,
-           substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) AS timeline,
-           (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()) AS database_oid
-      INTO here;
+    SELECT server.system_identifier, server.timeline, databases.oid AS database_oid
+      INTO here
+      FROM headwater.server_identity() AS server,
+           pg_database AS databases
+     WHERE databases.datname = current_database();
     SELECT * INTO latest FROM headwater.log_epochs ORDER BY epoch DESC LIMIT 1;
     IF latest.epoch IS NULL
-       OR (latest.system_identifier, latest.timeline, latest.database_oid) IS DISTINCT FROM (here.system_identifier, here.timeline, here.database_oid)
+       OR (latest.system_identifier, latest.timeline, latest.database_oid)
+          IS DISTINCT FROM (coalesce(here.system_identifier, latest.system_identifier), coalesce(here.timeline, latest.timeline), here.database_oid)
     THEN
         LOCK TABLE headwater.log_epochs IN SHARE ROW EXCLUSIVE MODE;
         SELECT * INTO latest FROM headwater.log_epochs ORDER BY epoch DESC LIMIT 1;
         IF latest.epoch IS NULL
-           OR (latest.system_identifier, latest.timeline, latest.database_oid) IS DISTINCT FROM (here.system_identifier, here.timeline, here.database_oid)
+           OR (latest.system_identifier, latest.timeline, latest.database_oid)
+              IS DISTINCT FROM (coalesce(here.system_identifier, latest.system_identifier), coalesce(here.timeline, latest.timeline), here.database_oid)
         THEN
             INSERT INTO headwater.log_epochs (epoch, log_id, system_identifier, timeline, database_oid, began_after)
-            SELECT coalesce(latest.epoch, 0) + 1, coalesce(latest.log_id, gen_random_uuid()), here.system_identifier, here.timeline, here.database_oid,
-                   CASE WHEN latest.epoch IS NULL THEN 0 ELSE (SELECT coalesce(max(e.global_position), 0) FROM headwater.events AS e) END;
+            SELECT coalesce(latest.epoch, 0) + 1, coalesce(latest.log_id, gen_random_uuid()),
+                   coalesce(here.system_identifier, latest.system_identifier, 0), coalesce(here.timeline, latest.timeline, 'unknown'), here.database_oid,
+                   CASE WHEN latest.epoch IS NULL THEN 0 ELSE coalesce((SELECT l.global_position FROM headwater.log AS l ORDER BY l.global_position DESC LIMIT 1), 0) END
+                ON CONFLICT ON CONSTRAINT log_epochs_pkey DO NOTHING;
         END IF;
     END IF;
     RETURN QUERY SELECT * FROM headwater.log_epochs ORDER BY epoch;
@@ -624,6 +664,23 @@ $$;
 CREATE FUNCTION headwater.scope_of(kind text, value text) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$ SELECT hashtext(kind || ':' || value) & 1023 $$;
+
+CREATE FUNCTION headwater.server_identity(OUT system_identifier bigint, OUT timeline text) RETURNS record
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    BEGIN
+        SELECT control.system_identifier INTO server_identity.system_identifier FROM pg_control_system() AS control;
+    EXCEPTION WHEN insufficient_privilege OR undefined_function OR feature_not_supported OR object_not_in_prerequisite_state THEN
+        NULL;
+    END;
+    BEGIN
+        timeline := substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8);
+    EXCEPTION WHEN insufficient_privilege OR undefined_function OR feature_not_supported OR object_not_in_prerequisite_state THEN
+        NULL;
+    END;
+END
+$$;
 
 CREATE FUNCTION headwater.share_scopes(types text[], tags text[], may_wait boolean) RETURNS integer[]
     LANGUAGE plpgsql
@@ -828,6 +885,12 @@ CREATE TABLE headwater.relay_topics (
     CONSTRAINT relay_topics_partition_count_positive CHECK ((partition_count > 0))
 );
 
+CREATE TABLE headwater.roles (
+    kind text NOT NULL,
+    role_name text NOT NULL,
+    CONSTRAINT roles_kind_known CHECK ((kind = ANY (ARRAY['owner'::text, 'writer'::text, 'reader'::text])))
+);
+
 CREATE TABLE headwater.saga_deadlines (
     saga_type text NOT NULL COLLATE pg_catalog."C",
     saga_key text NOT NULL COLLATE pg_catalog."C",
@@ -948,6 +1011,9 @@ ALTER TABLE ONLY headwater.relay_positions
 
 ALTER TABLE ONLY headwater.relay_topics
     ADD CONSTRAINT relay_topics_pkey PRIMARY KEY (topic);
+
+ALTER TABLE ONLY headwater.roles
+    ADD CONSTRAINT roles_pkey PRIMARY KEY (kind);
 
 ALTER TABLE ONLY headwater.saga_deadlines
     ADD CONSTRAINT saga_deadlines_pkey PRIMARY KEY (saga_type, saga_key, kind, name);

@@ -10,7 +10,7 @@ from headwater.messages import EventRegistry, RecordedEvent
 from headwater.postgres import Connection, translate_errors
 from headwater.projections.definition import ProjectionDefinition
 from headwater.projections.fold import Projection, Step, decode_row, encode_row, failed, fold_steps, steps_of
-from headwater.projections.postgres import is_outdated_plan, load_states, move_checkpoint, save_states, set_search_path
+from headwater.projections.postgres import is_outdated_plan, load_states, move_checkpoint, save_states, set_search_path, version_schema
 from headwater.projections.sql_projection import SqlProjection
 from headwater.telemetry import Correlation, correlate
 
@@ -47,7 +47,7 @@ async def apply_only(
     steps = list(steps_of(definition, registry, events))
     if not steps:
         return
-    await set_search_path(connection, definition.schema_name(role))
+    await set_search_path(connection, version_schema(connection, definition, role))
     if definition.is_sql:
         await _apply_sql(connection, definition, steps)
     else:

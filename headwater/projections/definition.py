@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, Union, cast, g
 
 from headwater.errors import UsageError
 from headwater.messages import Event
+from headwater.postgres import DEFAULT_SCHEMA
 
 if TYPE_CHECKING:
     from headwater.projections.fold import Projection
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 NAME_CHARACTERS_MAX: Final = 40
 """The longest name of a projection: with prefix and suffix it names a schema, whose limit is 63."""
+HOME_CHARACTERS_MAX: Final = 55
+"""The longest schema name of a live version; other versions append up to 8. Only a tenant's long names come near it."""
 KEY_BYTES_MAX: Final = 2_000
 """The longest key of a row, in UTF-8: PostgreSQL's indexes take no more."""
 LIVE: Final = "live"
@@ -72,9 +75,12 @@ class ProjectionDefinition:
     """By event type."""
     key: Key = None
 
-    def schema_name(self, role: str = LIVE) -> str:
-        """The schema in which a version of it lives."""
-        return f"projection_{self.name}" if role == LIVE else f"projection_{self.name}__{role}"
+    def schema_name(self, role: str = LIVE, *, log_schema: str = DEFAULT_SCHEMA) -> str:
+        """The schema in which a version of it lives: no other version's, and no other log's in the same database."""
+        home = f"projection_{self.name}" if log_schema == DEFAULT_SCHEMA else f"{log_schema}__{self.name}"
+        if len(home) > HOME_CHARACTERS_MAX:
+            home = f"{home[: HOME_CHARACTERS_MAX - 9]}_{hashlib.sha256(home.encode()).hexdigest()[:8]}"
+        return home if role == LIVE else f"{home}__{role}"
 
     @property
     def event_classes(self) -> tuple[type[Event], ...]:

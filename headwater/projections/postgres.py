@@ -10,7 +10,7 @@ import asyncpg
 
 from headwater.errors import NotFoundError, UsageError
 from headwater.eventstore import Checkpoint
-from headwater.postgres import Connection, Database, sql_file, translate_errors
+from headwater.postgres import Connection, Database, log_schema, sql_file, translate_errors
 from headwater.projections.definition import LIVE, NEXT, ProjectionDefinition
 from headwater.projections.values import ProjectionVersion
 
@@ -39,6 +39,8 @@ _LIST_STATES = sql_file(_PACKAGE, "list_states")
 _PIN_VERSION = sql_file(_PACKAGE, "pin_version")
 _UNPIN_VERSION = sql_file(_PACKAGE, "unpin_version")
 _CLAIM_REBUILD = sql_file(_PACKAGE, "claim_rebuild")
+_CLAIM_REBUILD_IN_TRANSACTION = sql_file(_PACKAGE, "claim_rebuild_in_transaction")
+_ALLOW_IDLING = sql_file(_PACKAGE, "allow_idling")
 _READ_HEAD = sql_file(_PACKAGE, "read_head")
 _HAS_APPENDED = sql_file(_PACKAGE, "has_appended")
 _LIST_TABLES = sql_file(_PACKAGE, "list_tables")
@@ -66,7 +68,7 @@ async def register(connection: Connection, definition: ProjectionDefinition, rol
     Raises:
         UsageError: the tables' SQL is refused, or the schema's name is taken.
     """
-    schema = definition.schema_name(role)
+    schema = version_schema(connection, definition, role)
     for is_locked in (False, True):
         # The look without the lock is for every start but the first; the second look is for who waited for another's first start.
         if is_locked:
@@ -85,7 +87,7 @@ async def register(connection: Connection, definition: ProjectionDefinition, rol
 
 async def create_tables(connection: Connection, definition: ProjectionDefinition, role: str) -> None:
     """Make a version's schema with empty tables; leaves the search path on it."""
-    schema = definition.schema_name(role)
+    schema = version_schema(connection, definition, role)
     try:
         await connection.execute(_CREATE_SCHEMA.format(schema=schema))
     except asyncpg.DuplicateSchemaError:
@@ -104,7 +106,7 @@ async def create_tables(connection: Connection, definition: ProjectionDefinition
 async def remove_version(connection: Connection, definition: ProjectionDefinition, role: str) -> None:
     """Forget a version, its rows included."""
     await connection.execute(_DELETE_VERSION, definition.name, role)
-    await connection.execute(_DROP_SCHEMA.format(schema=definition.schema_name(role)))
+    await connection.execute(_DROP_SCHEMA.format(schema=version_schema(connection, definition, role)))
 
 
 async def read_version(connection: Connection, name: str, role: str = LIVE) -> ProjectionVersion | None:
@@ -185,6 +187,11 @@ def _version(row: asyncpg.Record | None) -> ProjectionVersion | None:
 # -- versions and their switch ----------------------------------------------------------------------------------------
 
 
+def version_schema(connection: Connection, definition: ProjectionDefinition, role: str = LIVE) -> str:
+    """The schema of one version of a projection over the log that this connection reaches."""
+    return definition.schema_name(role, log_schema=log_schema(connection))
+
+
 async def set_search_path(connection: Connection, schema: str) -> None:
     """Resolve unqualified names in this schema alone until the transaction ends."""
     await connection.execute(_SET_SEARCH_PATH, schema)
@@ -194,11 +201,6 @@ async def schema_identity(connection: Connection, schema: str) -> int | None:
     """What tells a schema from another that has or had its name; None when there is none."""
     found: int | None = await connection.fetchval(_FIND_SCHEMA, schema)
     return found
-
-
-async def claim_rebuild(connection: Connection, name: str) -> bool:
-    """Become the one who rebuilds, while this connection lives; False when somebody else is."""
-    return bool(await connection.fetchval(_CLAIM_REBUILD, name))
 
 
 async def begin_reading(connection: Connection) -> None:
@@ -234,7 +236,7 @@ async def switch_version(connection: Connection, definition: ProjectionDefinitio
         await connection.execute(_UNPIN_VERSION, definition.name)
     except asyncpg.LockNotAvailableError as error:
         raise LockNotGiven from error
-    live, following, old = definition.schema_name(LIVE), definition.schema_name(NEXT), definition.schema_name(OLD)
+    live, following, old = (version_schema(connection, definition, role) for role in (LIVE, NEXT, OLD))
     await connection.execute(_RENAME_SCHEMA.format(schema=live, new_schema=old))
     await connection.execute(_RENAME_SCHEMA.format(schema=following, new_schema=live))
     await connection.execute(_SWITCH_VERSION, definition.name)
@@ -248,7 +250,7 @@ async def drop_old(connection: Connection, definition: ProjectionDefinition, tim
     """
     await connection.execute(_SET_LOCK_TIMEOUT, f"{timeout_milliseconds}ms")
     try:
-        await connection.execute(_DROP_SCHEMA.format(schema=definition.schema_name(OLD)))
+        await connection.execute(_DROP_SCHEMA.format(schema=version_schema(connection, definition, OLD)))
     except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
         raise LockNotGiven from error
 
@@ -279,7 +281,7 @@ async def read_state(connection: Connection, definition: ProjectionDefinition, k
         NotFoundError: the projection never ran here.
     """
     try:
-        state: str | None = await connection.fetchval(_READ_STATE.format(schema=definition.schema_name()), key)
+        state: str | None = await connection.fetchval(_READ_STATE.format(schema=version_schema(connection, definition)), key)
     except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
         raise await _never_ran(connection, definition.name) from error
     return state
@@ -294,7 +296,7 @@ async def list_states(
         NotFoundError: the projection never ran here.
     """
     try:
-        rows = await connection.fetch(_LIST_STATES.format(schema=definition.schema_name()), after, limit)
+        rows = await connection.fetch(_LIST_STATES.format(schema=version_schema(connection, definition)), after, limit)
     except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
         raise await _never_ran(connection, definition.name) from error
     return [(row["key"], row["state"]) for row in rows]
@@ -346,6 +348,7 @@ class OwnSession:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self._claim: asyncpg.Connection[asyncpg.Record] | None = None
 
     async def connection(self) -> Connection:
         """The connection, opened anew after it was lost."""
@@ -361,12 +364,24 @@ class OwnSession:
             async with connection.transaction(isolation="read_committed"):
                 yield connection
 
+    async def claim_rebuild(self, name: str) -> bool:
+        """Become the one who rebuilds this projection, until `close`; False when somebody else is."""
+        if not self._database.is_pooled_by_transaction:
+            return bool(await (await self.connection()).fetchval(_CLAIM_REBUILD, name))
+        if self._claim is None:
+            # Only an open transaction keeps a server connection, and with it a lock, behind a pooler. It holds no snapshot.
+            self._claim = await self._database.connect()
+            await self._claim.transaction(isolation="read_committed").start()
+            await self._claim.execute(_ALLOW_IDLING)
+        return bool(await self._claim.fetchval(_CLAIM_REBUILD_IN_TRANSACTION, name))
+
     async def close(self) -> None:
         """Close it; a second call does nothing."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            # Nothing is open on it that could be lost.
-            connection.terminate()
+        connections, self._connection, self._claim = (self._connection, self._claim), None, None
+        for connection in connections:
+            if connection is not None:
+                # Nothing is open on it that could be lost.
+                connection.terminate()
 
 
 class QueryConnection:

@@ -11,7 +11,7 @@ from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import ConsistencyTimeout, NotFoundError, ProjectionStopped, UsageError
 from headwater.eventstore import EventStore
 from headwater.messages import EventRegistry, LogPosition
-from headwater.postgres import CallerConnection, Connection, Database, driver_connection, translate_errors
+from headwater.postgres import CallerConnection, Connection, Database, translate_errors
 from headwater.projections.definition import AnyProjection, ProjectionDefinition, definition_of, key_text
 from headwater.projections.fold import SINGLE_ROW, Projection, decode_row
 from headwater.projections.postgres import (
@@ -108,7 +108,7 @@ class ReadModels:
         """One row, or None when no event made it; see `RowReader.read`."""
         definition = fold_definition(projection_class)
         row_key = row_key_of(definition, key)
-        own = None if connection is None else await driver_connection(connection)
+        own = None if connection is None else await self._database.joined(connection)
         await self._reach(definition, consistency, timeout_seconds, written, own)
         if own is not None:
             with translate_errors():
@@ -154,7 +154,7 @@ class ReadModels:
         """
         definition = definition_of(projection_class)
         await self._reach(definition, consistency, timeout_seconds, written, None)
-        schema = definition.schema_name()
+        schema = definition.schema_name(log_schema=self._database.schema)
         async with self._database.transaction() as connection:
             await begin_reading(connection)
             await pin_version(connection, definition.name)

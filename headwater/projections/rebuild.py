@@ -16,7 +16,6 @@ from headwater.projections.definition import LIVE, NEXT, AnyProjection, Projecti
 from headwater.projections.postgres import (
     LockNotGiven,
     OwnSession,
-    claim_rebuild,
     drop_old,
     hold_version,
     lock_version,
@@ -74,7 +73,7 @@ async def rebuild(
 
 
 class _Rebuild:
-    """One run of a rebuild. All it does, it does on one connection, whose end gives up its claim."""
+    """One run of a rebuild. All it does, it does in one session, whose end gives up its claim."""
 
     def __init__(
         self,
@@ -116,9 +115,8 @@ class _Rebuild:
         return self._report(version, version.checkpoint.global_position, done=True)
 
     async def _claim(self) -> None:
-        connection = await self._session.connection()
         for _ in range(CLAIM_ATTEMPTS_MAX):
-            if await claim_rebuild(connection, self._definition.name):
+            if await self._session.claim_rebuild(self._definition.name):
                 return
             await self._clock.sleep(CLAIM_PAUSE_SECONDS)
         raise RebuildRunning(

@@ -22,6 +22,7 @@ from headwater.projections.postgres import (
     lock_version,
     read_version,
     unknown_projection,
+    version_schema,
 )
 from headwater.projections.runner import check_projections
 from headwater.projections.values import Difference, Verification
@@ -124,7 +125,7 @@ async def _build_again(connection: Connection, definition: ProjectionDefinition,
 
 
 async def _compare(connection: Connection, definition: ProjectionDefinition, checkpoint: Checkpoint) -> Verification:
-    stored, expected = definition.schema_name(), definition.schema_name(VERIFY)
+    stored, expected = version_schema(connection, definition), version_schema(connection, definition, VERIFY)
     tables = {schema: set(await list_tables(connection, schema)) for schema in (stored, expected)}
     if tables[stored] != tables[expected]:
         missing = tables[stored] ^ tables[expected]

@@ -1,5 +1,12 @@
 -- The schema, and the record of what was applied to it. Repeatable.
-CREATE SCHEMA IF NOT EXISTS headwater;
+DO $$
+BEGIN
+    -- IF NOT EXISTS would ask for the right to create schemas also where there is nothing to create.
+    IF to_regnamespace('headwater') IS NULL THEN
+        CREATE SCHEMA headwater;
+    END IF;
+END
+$$;
 
 CREATE TABLE IF NOT EXISTS headwater.migrations (
     name       text        NOT NULL CONSTRAINT migrations_pkey PRIMARY KEY,

@@ -8,5 +8,5 @@ SELECT EXISTS (
               AND locks.granted
               AND locks.database = (SELECT databases.oid FROM pg_database AS databases WHERE databases.datname = current_database())
               AND locks.classid = 18521::oid
-              AND locks.objid::bigint = hashtext($1)::bigint & 4294967295
+              AND locks.objid::bigint = hashtext('headwater.' || $1)::bigint & 4294967295
        )

@@ -142,6 +142,8 @@ async def test_writer_needs_no_right_but_to_call_the_function(store: PostgresEve
     """Rule 4: writers have no INSERT."""
     async with database.connection() as connection:
         await connection.execute(f"GRANT USAGE ON SCHEMA headwater TO {writer_role}")
+        for function in await connection.fetchval("SELECT array_agg(oid::regprocedure::text) FROM pg_proc WHERE proname LIKE 'append\\_%'"):
+            await connection.execute(f"GRANT EXECUTE ON FUNCTION {function} TO {writer_role}")
         async with connection.transaction():
             await connection.execute(f"SET LOCAL ROLE {writer_role}")
             result = await store.append("order-1", [OrderPlaced()], expected_version=0, connection=connection)

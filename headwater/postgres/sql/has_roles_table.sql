@@ -1,0 +1,3 @@
+-- Whether this log's schema knows roles yet.
+-- Returns one boolean. Takes no locks.
+SELECT to_regclass('headwater.roles') IS NOT NULL
