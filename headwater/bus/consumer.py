@@ -24,6 +24,7 @@ from headwater.eventstore import EventStore
 from headwater.kafka import KafkaSettings, OffsetRange, Partition
 from headwater.messages import EventRegistry
 from headwater.postgres import Database
+from headwater.privacy import REDACTING, OpensEvents
 from headwater.randomness import SYSTEM_RANDOMNESS, Randomness
 from headwater.telemetry import logger
 
@@ -59,6 +60,7 @@ class Consumer:
         effects: EffectStore,
         publisher: PublishesEvents | None = None,
         registry: EventRegistry | None = None,
+        personal: OpensEvents = REDACTING,
         retry_policy: RetryPolicy | None = None,
         limits: ConsumerLimits | None = None,
         clock: Clock = SYSTEM_CLOCK,
@@ -67,8 +69,8 @@ class Consumer:
         self._group, self._subscriptions, self._source, self._effects = group, subscriptions, source, effects
         self._limits = limits or ConsumerLimits()
         self._clock, self._randomness = clock, randomness
-        registry = registry or EventRegistry(subscriptions.event_classes)
-        surroundings = HandlerSurroundings(group=group, publisher=publisher, registry=registry, clock=clock)
+        self._registry = registry or EventRegistry(subscriptions.event_classes)
+        surroundings = HandlerSurroundings(group=group, publisher=publisher, registry=self._registry, clock=clock, personal=personal)
         self._committing = Committing(effects, surroundings, retry_policy or RetryPolicy(), self._limits, randomness)
         self._assigned: dict[Partition, object] = {}
         """Each assignment has a token of its own, so that one that came back is told from one that stayed."""
@@ -92,6 +94,7 @@ class Consumer:
         group: str,
         instance_id: str | None = None,
         registry: EventRegistry | None = None,
+        personal: OpensEvents = REDACTING,
         retry_policy: RetryPolicy | None = None,
         limits: ConsumerLimits | None = None,
     ) -> Self:
@@ -103,6 +106,7 @@ class Consumer:
             effects=PostgresEffects(database, store),
             publisher=publisher,
             registry=registry,
+            personal=personal,
             retry_policy=retry_policy,
             limits=limits,
         )
@@ -293,7 +297,7 @@ class Consumer:
         position = await self._effects.claim(self._group, partition)
         if self._assigned.get(partition) is not token:
             return
-        work = self._works[partition] = PartitionWork(position, self._subscriptions.routes)
+        work = self._works[partition] = PartitionWork(position, self._subscriptions.routes, self._registry)
         self._paused.discard(partition)
         self._lost_until.pop(partition, None)
         try:

@@ -13,6 +13,7 @@ from headwater.errors import UsageError
 from headwater.kafka import Envelope
 from headwater.messages import ANY, AppendResult, Event, EventRegistry, ExpectedVersion, LogPosition, Metadata, NewEvent, RecordedEvent
 from headwater.postgres import CallerConnection, Connection
+from headwater.privacy import REDACTING, OpensEvents
 
 if TYPE_CHECKING:
     from headwater.bus.ports import EffectTransaction
@@ -39,6 +40,8 @@ class HandlerSurroundings:
     publisher: PublishesEvents | None = None
     registry: EventRegistry = EventRegistry()  # noqa: RUF009 - an empty one holds nothing that could be shared by mistake
     clock: Clock = SYSTEM_CLOCK
+    personal: OpensEvents = REDACTING
+    """Opens the personal data of messages."""
 
 
 class Context:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 from itertools import islice
 from typing import Final
@@ -14,7 +15,8 @@ from headwater.bus.subscriptions import Handler, Route
 from headwater.bus.values import LastRecord, Move, PartitionPosition, SourceRecord
 from headwater.errors import GapDetected, InvalidEvent, NotAnEnvelope
 from headwater.kafka import Envelope, OffsetRange, Partition, decode_record
-from headwater.messages import LOG_START, Event, LogPosition, decode
+from headwater.messages import LOG_START, Event, EventRegistry, LogPosition
+from headwater.privacy import Opener, is_sealed
 
 NO_HANDLERS: Final[tuple[Handler, ...]] = ()
 
@@ -33,38 +35,53 @@ class PartitionState(Enum):
 class Message:
     """One record on its way through the consumer. Without handlers and fault it only moves the position."""
 
-    __slots__ = ("_event", "envelope", "fault", "handlers", "offset", "record", "route", "work")
+    __slots__ = ("_event", "_opener", "envelope", "fault", "handlers", "offset", "opened", "record", "route", "work")
 
     def __init__(self, work: PartitionWork, record: SourceRecord, envelope: Envelope | None, route: Route | None) -> None:
         self.work, self.record, self.offset = work, record, record.offset
         self.envelope, self.route = envelope, route
         self.handlers: tuple[Handler, ...] = route.handlers if route is not None else NO_HANDLERS
         self.fault: NotAnEnvelope | None = None
+        self.opened = envelope
+        """What handlers see: the envelope, its personal data open."""
         self._event: Event | None = None
+        self._opener: Opener | None = None
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether it must be opened before its handlers may see it."""
+        return self.envelope is not None and bool(self.handlers) and is_sealed(self.envelope.event)
+
+    def open_with(self, opener: Opener) -> None:
+        """Let `event` open it; what was opened before is dropped, for its subject may have been forgotten since."""
+        self._event, self.opened, self._opener = None, None, opener
 
     def event(self) -> Event:
         """The typed event, decoded once.
 
         Raises:
-            InvalidEvent: the data does not fit the class.
+            InvalidEvent: the data does not fit the class, or its personal data was altered.
         """
         if self._event is None:
+            if self._opener is not None and self.envelope is not None:
+                self.opened = replace(self.envelope, event=self._opener(self.envelope.event))
             assert self.route is not None, "only a message with handlers has a class"
-            assert self.envelope is not None, "only a message with handlers has a class"
+            assert self.opened is not None, "a message with handlers has an envelope"
             try:
-                self._event = decode(self.route.event_class, self.envelope.event)
+                self._event = self.work.registry.decode_as(self.route.event_class, self.opened.event)
             except InvalidEvent:
                 raise
             except Exception as error:
                 # A validator of the user's class raised what pydantic does not take for a verdict; the data is at fault all the same.
-                raise InvalidEvent(f"{self.envelope.event.type} could not be built from its data: {error!r}") from error
+                raise InvalidEvent(f"{self.opened.event.type} could not be built from its data: {error!r}") from error
         return self._event
 
 
 class PartitionWork:
     """Reads ahead of the committed position; `commit` catches up. Nothing is forgotten before it was committed."""
 
-    def __init__(self, claimed: PartitionPosition, routes: Mapping[str, Route]) -> None:
+    def __init__(self, claimed: PartitionPosition, routes: Mapping[str, Route], registry: EventRegistry | None = None) -> None:
+        self.registry: Final = registry or EventRegistry()
         self.partition: Final[Partition] = claimed.partition
         self.position = claimed
         """What the row says."""
@@ -169,7 +186,7 @@ class PartitionWork:
                 "records in between are missing. Restore the topic, then restart the consumer"
             )
         self._read_marks[envelope.log_id] = envelope.position
-        return Message(self, record, envelope, self._routes.get(envelope.event.type))
+        return Message(self, record, envelope, self._routes.get(self.registry.current_type(envelope.event.type)))
 
     # -- working -------------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from headwater.eventstore import EventStore
 from headwater.kafka import Envelope
 from headwater.messages import LOG_START, EventRegistry, RecordedEvent
 from headwater.postgres import Database, sql_file
+from headwater.privacy import REDACTING, OpensEvents
 from headwater.randomness import SYSTEM_RANDOMNESS, Randomness
 from headwater.telemetry import logger
 
@@ -128,6 +129,7 @@ class DeadLetterRetrier:
         letters: LetterRetries,
         publisher: PublishesEvents | None = None,
         registry: EventRegistry | None = None,
+        personal: OpensEvents = REDACTING,
         retry_policy: RetryPolicy | None = None,
         limits: ConsumerLimits | None = None,
         clock: Clock = SYSTEM_CLOCK,
@@ -136,9 +138,9 @@ class DeadLetterRetrier:
         self._group, self._subscriptions, self._effects, self._letters = group, subscriptions, effects, letters
         self._policy, self._limits = retry_policy or RetryPolicy(), limits or ConsumerLimits()
         self._clock, self._randomness = clock, randomness
-        registry = registry or EventRegistry(subscriptions.event_classes)
+        self._registry = registry or EventRegistry(subscriptions.event_classes)
         self._handling = MessageHandling(
-            HandlerSurroundings(group=group, publisher=publisher, registry=registry, clock=clock), self._limits
+            HandlerSurroundings(group=group, publisher=publisher, registry=self._registry, clock=clock, personal=personal), self._limits
         )
         self._deferred: dict[int, _Deferral] = {}
         self._is_stopping = self._is_idle = False
@@ -153,6 +155,7 @@ class DeadLetterRetrier:
         *,
         group: str,
         registry: EventRegistry | None = None,
+        personal: OpensEvents = REDACTING,
     ) -> Self:
         """A retrier for the letters of this group in this database."""
         effects = PostgresEffects(database, store)
@@ -163,6 +166,7 @@ class DeadLetterRetrier:
             letters=PostgresLetterRetries(),
             publisher=publisher,
             registry=registry,
+            personal=personal,
         )
 
     # -- the life of it ------------------------------------------------------------------------------------------------
@@ -269,7 +273,7 @@ class DeadLetterRetrier:
             raise HandlerFault(0, letter.handler_name, HandlerFailed(reason), is_permanent=True)
         position = PartitionPosition(letter.partition, epoch=0, next_offset=letter.offset, marks={}, last=None)
         record = _LetterRecord(letter.partition.topic, letter.partition.number, letter.offset)
-        return Message(PartitionWork(position, self._subscriptions.routes), record, _envelope(letter), route), handler
+        return Message(PartitionWork(position, self._subscriptions.routes, self._registry), record, _envelope(letter), route), handler
 
     def _handler_names(self) -> list[str]:
         return [handler.name for handler in self._subscriptions]

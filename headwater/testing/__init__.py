@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headwater.randomness import SeededRandomness
     from headwater.testing.memory_bus import MemoryEffects, MemorySource, MemoryTopics
+    from headwater.testing.memory_keys import MemorySubjectKeys
     from headwater.testing.memory_projections import MemoryReadModels
     from headwater.testing.memory_sagas import MemorySagas
     from headwater.testing.memory_service import MemoryService, memory_service
@@ -34,6 +35,7 @@ _HOMES = {
     "MemoryService": "headwater.testing.memory_service",
     "MemorySource": "headwater.testing.memory_bus",
     "MemoryTopics": "headwater.testing.memory_bus",
+    "MemorySubjectKeys": "headwater.testing.memory_keys",
     "MigratedDatabases": "headwater.testing.postgres",
     "Scenario": "headwater.testing.scenario",
     "SeededRandomness": "headwater.randomness",
@@ -50,6 +52,7 @@ __all__ = [
     "MemorySagas",
     "MemoryService",
     "MemorySource",
+    "MemorySubjectKeys",
     "MemoryTopics",
     "MigratedDatabases",
     "Scenario",
