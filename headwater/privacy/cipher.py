@@ -8,13 +8,10 @@ import hashlib
 import importlib.util
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from headwater.errors import ConfigurationError, UsageError
 from headwater.randomness import token_bytes
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 12
@@ -41,31 +38,34 @@ def new_key() -> bytes:
     return token_bytes(KEY_BYTES)
 
 
-def encrypt(key: bytes, plain: bytes, belongs_to: bytes) -> tuple[bytes, bytes]:
-    """Nonce and ciphertext; `belongs_to` is not stored, and must be said again to decrypt."""
-    nonce = token_bytes(NONCE_BYTES)
-    return nonce, _cipher(key).encrypt(nonce, plain, belongs_to)
+class Cipher:
+    """Encrypts and decrypts under one key."""
 
+    __slots__ = ("_cipher",)
 
-def decrypt(key: bytes, nonce: bytes, ciphertext: bytes, belongs_to: bytes) -> bytes:
-    """What was encrypted.
+    def __init__(self, key: bytes) -> None:
+        require_cipher()
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    Raises:
-        NotAuthentic: another key, another place, or something was altered.
-    """
-    from cryptography.exceptions import InvalidTag
+        self._cipher = AESGCM(key)
 
-    try:
-        return _cipher(key).decrypt(nonce, ciphertext, belongs_to)
-    except (InvalidTag, ValueError):
-        raise NotAuthentic from None
+    def encrypt(self, plain: bytes, belongs_to: bytes) -> bytes:
+        """Nonce and ciphertext; `belongs_to` is not in them, and must be said again to decrypt."""
+        nonce = token_bytes(NONCE_BYTES)
+        return nonce + self._cipher.encrypt(nonce, plain, belongs_to)
 
+    def decrypt(self, encrypted: bytes, belongs_to: bytes) -> bytes:
+        """What was encrypted.
 
-def _cipher(key: bytes) -> AESGCM:
-    require_cipher()
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        Raises:
+            NotAuthentic: another key, another place, or something was altered.
+        """
+        from cryptography.exceptions import InvalidTag
 
-    return AESGCM(key)
+        try:
+            return self._cipher.decrypt(encrypted[:NONCE_BYTES], encrypted[NONCE_BYTES:], belongs_to)
+        except (InvalidTag, ValueError):
+            raise NotAuthentic from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +97,8 @@ class MasterKey:
         return hashlib.sha256(b"headwater master key " + self.secret).hexdigest()[:16]
 
     def wrap(self, key: bytes, belongs_to: bytes) -> bytes:
-        """The key, encrypted; nonce first."""
-        nonce, ciphertext = encrypt(self.secret, key, belongs_to)
-        return nonce + ciphertext
+        """The key, encrypted."""
+        return Cipher(self.secret).encrypt(key, belongs_to)
 
     def unwrap(self, wrapped: bytes, belongs_to: bytes) -> bytes:
         """The key.
@@ -107,4 +106,4 @@ class MasterKey:
         Raises:
             NotAuthentic: it was wrapped for another subject, or altered.
         """
-        return decrypt(self.secret, wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], belongs_to)
+        return Cipher(self.secret).decrypt(wrapped, belongs_to)

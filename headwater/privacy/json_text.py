@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from headwater.errors import InvalidEvent
 
-_SPACE = " \t\n\r"
+_OPENING = re.compile(r"[ \t\n\r]*\{[ \t\n\r]*")
+_COLON = re.compile(r"[ \t\n\r]*:[ \t\n\r]*")
+_COMMA_OR_END = re.compile(r"[ \t\n\r]*(?:,[ \t\n\r]*|\})")
 # Numbers stay text: none is too long, and none is rounded.
 _DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)
 
@@ -21,14 +24,14 @@ class Member(NamedTuple):
     end: int
 
 
-def members(text: str) -> Iterator[Member]:
+def members(text: str) -> list[Member]:
     """The members of the object that the text is.
 
     Raises:
         InvalidEvent: it is no JSON object, or one nested too deeply.
     """
     try:
-        yield from _members(text)
+        return _members(text)
     except (ValueError, IndexError):
         raise InvalidEvent("an event with personal fields must be a JSON object") from None
     except RecursionError:
@@ -45,33 +48,23 @@ def with_values(text: str, values: Mapping[tuple[int, int], str]) -> str:
     return "".join((*parts, text[done:]))
 
 
-def _members(text: str) -> Iterator[Member]:
-    at = _skip(text, 0)
-    _expect(text, at, "{")
-    at = _skip(text, at + 1)
-    if text[at] == "}":
-        return
-    while True:
-        _expect(text, at, '"')
+def _members(text: str) -> list[Member]:
+    found: list[Member] = []
+    at = _after(_OPENING, text, 0)
+    is_last = text[at] == "}"
+    while not is_last:
+        if text[at] != '"':
+            raise ValueError(at)
         name, at = _DECODER.raw_decode(text, at)
-        at = _skip(text, at)
-        _expect(text, at, ":")
-        start = _skip(text, at + 1)
+        start = _after(_COLON, text, at)
         _, end = _DECODER.raw_decode(text, start)
-        yield Member(name, start, end)
-        at = _skip(text, end)
-        if text[at] == "}":
-            return
-        _expect(text, at, ",")
-        at = _skip(text, at + 1)
+        found.append(Member(name, start, end))
+        at = _after(_COMMA_OR_END, text, end)
+        is_last = text[at - 1] == "}"
+    return found
 
 
-def _skip(text: str, at: int) -> int:
-    while text[at] in _SPACE:
-        at += 1
-    return at
-
-
-def _expect(text: str, at: int, character: str) -> None:
-    if text[at] != character:
-        raise ValueError(character)
+def _after(pattern: re.Pattern[str], text: str, at: int) -> int:
+    if (found := pattern.match(text, at)) is None:
+        raise ValueError(at)
+    return found.end()

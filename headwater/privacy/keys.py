@@ -6,10 +6,12 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Final, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from headwater.clock import Clock
+from headwater.privacy.cipher import Cipher
 
 KEY_AGE_SECONDS_MAX: Final = 10.0
 """How long a process may use a key without asking again: so much later, at most, a subject that another process forgot is forgotten here."""
@@ -19,7 +21,7 @@ SUBJECT_CHARACTERS_MAX: Final = 500
 """The longest name of a data subject."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SubjectKey:
     """The key of one data subject, or what is left of it."""
 
@@ -28,6 +30,11 @@ class SubjectKey:
     secret: bytes | None = field(repr=False)
     """None once the subject was forgotten."""
     forgotten_at: datetime | None = None
+
+    @cached_property
+    def cipher(self) -> Cipher | None:
+        """What seals and opens under it; None once the subject was forgotten."""
+        return None if self.secret is None else Cipher(self.secret)
 
 
 @dataclass(frozen=True, slots=True)

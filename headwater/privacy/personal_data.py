@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Final, NamedTuple, Protocol, TypeAlias
 from uuid import UUID
@@ -24,7 +24,7 @@ from headwater.messages import (
 )
 from headwater.personal import PersonalFields, personal_fields_of
 from headwater.privacy.keys import ForgottenSubject, KeyCache, KeySource, SubjectKey, SubjectKeys
-from headwater.privacy.sealing import OpeningPlan, SealingPlan, is_sealed, sealed_names
+from headwater.privacy.sealing import AnyKeys, OpeningPlan, SealingPlan, is_sealed, sealed_names
 
 Opener: TypeAlias = Callable[[RecordedEvent], RecordedEvent]
 """Opens one event with keys that are at hand; raises SealBroken."""
@@ -143,8 +143,9 @@ class PersonalData:
         """
         if not any(is_sealed(event) for event in events):
             return events
-        opener = await self.opener(events)
-        return [opener(event) for event in events]
+        plans = [_opening(event) if is_sealed(event) else None for event in events]
+        keys = await self._find({key_id for plan in plans if plan is not None for key_id in plan.key_ids})
+        return [event if plan is None else _with_plan(event, plan, keys) for event, plan in zip(events, plans, strict=True)]
 
     async def opener(self, events: Sequence[RecordedEvent]) -> Opener:
         """Fetch the keys of these events, and return what opens them; see `OpensEvents`."""
@@ -230,21 +231,30 @@ def _sealed(event: NewEvent, plan: _Plan, keys: Mapping[str, SubjectKey]) -> New
     return replace(event, data=data, metadata=metadata, personal=None)
 
 
-def _opening(event: RecordedEvent) -> OpeningPlan:
-    return OpeningPlan.of(event.type, event.data, sealed_names(event.type, event.metadata))
-
-
-def open_event(event: RecordedEvent, keys: Mapping[UUID, SubjectKey] | Mapping[UUID, SubjectKey | None]) -> RecordedEvent:
+def open_event(event: RecordedEvent, keys: AnyKeys) -> RecordedEvent:
     """The event without its seals, and without the metadata that names them; redacted where the key is not among these.
 
     Raises:
         SealBroken: a sealed value was altered; names the event.
     """
-    if not is_sealed(event):
-        return event
+    return _with_plan(event, _opening(event), keys) if is_sealed(event) else event
+
+
+def _opening(event: RecordedEvent) -> OpeningPlan:
+    with _naming(event):
+        return OpeningPlan.of(event.type, event.data, sealed_names(event.type, event.metadata))
+
+
+def _with_plan(event: RecordedEvent, plan: OpeningPlan, keys: AnyKeys) -> RecordedEvent:
+    metadata = {name: value for name, value in event.metadata.items() if name != SEALED_FIELDS}
+    with _naming(event):
+        return replace(event, data=plan.opened(keys), metadata=metadata)
+
+
+@contextmanager
+def _naming(event: RecordedEvent) -> Generator[None]:
+    """Say which event it is that was altered."""
     try:
-        data = _opening(event).opened(keys)
+        yield
     except SealBroken as error:
         raise SealBroken(f"{error} ({event.type} at position {event.global_position} of {event.stream_name!r})") from None
-    metadata = {name: value for name, value in event.metadata.items() if name != SEALED_FIELDS}
-    return replace(event, data=data, metadata=metadata)

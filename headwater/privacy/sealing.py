@@ -1,29 +1,33 @@
 """From marked fields to sealed values and back, in JSON text. Pure, but for the nonces: whoever calls brings the keys.
 
-A sealed value is a JSON string, `headwater:sealed:1:KEY-ID:NONCE:CIPHERTEXT:REDACTION`, its last four parts in base64 for addresses, without padding.
-The ciphertext is that of the field's JSON; subject, owner (event type or state class), field and redaction are authenticated with it. The
+A sealed value is a JSON string, `headwater:sealed:1:ENCRYPTED:REDACTION`, its last two parts in base64: key id (16 bytes), nonce (12), ciphertext and
+tag; and the redaction's JSON. The ciphertext is that of the field's JSON; subject, owner (event type or state class), field and redaction are authenticated with it. The
 redaction travels along so that every reader has one, also a service whose classes know nothing of the mark.
 """
 
 from __future__ import annotations
 
-import base64
 import binascii
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, cast
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 from uuid import UUID
 
 from headwater.errors import InvalidEvent, SealBroken, SubjectForgotten
 from headwater.messages import SEALED_FIELDS, RecordedEvent, has_nul
 from headwater.personal import PersonalField, PersonalFields
-from headwater.privacy.cipher import NotAuthentic, decrypt, encrypt
+from headwater.privacy.cipher import Cipher, NotAuthentic
 from headwater.privacy.json_text import members, with_values
 from headwater.privacy.keys import SUBJECT_CHARACTERS_MAX, SubjectKey
 
 PREFIX: Final = "headwater:sealed:1:"
+_KEY_ID_BYTES: Final = 16
 _NULL: Final = "null"
+
+AnyKeys: TypeAlias = Mapping[UUID, SubjectKey] | Mapping[UUID, SubjectKey | None]
+"""Keys by their ids; one that is missing or None opens nothing."""
 
 
 def is_sealed(event: RecordedEvent) -> bool:
@@ -58,7 +62,7 @@ class SealingPlan:
         Raises:
             InvalidEvent: a subject is missing where there is personal data.
         """
-        found = list(members(text))
+        found = members(text)
         by_name = {member.name: member for member in found}
         places: list[_Place] = []
         for member in found:
@@ -84,16 +88,19 @@ class SealingPlan:
         values: dict[tuple[int, int], str] = {}
         for place in self.places:
             value, key = self.text[place.start : place.end], keys[place.subject]
-            if key.secret is not None:
-                values[place.start, place.end] = _seal(key.key_id, key.secret, self.owner, place, value)
+            if key.cipher is not None:
+                values[place.start, place.end] = _seal(key.key_id, key.cipher, self.owner, place, value)
             elif value != place.field.redacted:
                 assert key.forgotten_at is not None, "a key without its secret was forgotten"
                 raise SubjectForgotten(subject=place.subject, owner=self.owner, field=place.field.name, forgotten_at=key.forgotten_at)
         return with_values(self.text, values), sorted({place.field.name for place in self.places if (place.start, place.end) in values})
 
 
+_SUBJECT: Final = json.JSONDecoder(parse_int=str, parse_float=float)
+
+
 def _subject_of(owner: str, field: PersonalField, value: str | None) -> str:
-    subject: object = None if value is None else json.loads(value, parse_int=str, parse_float=lambda _: None)
+    subject: object = None if value is None else _SUBJECT.decode(value)
     if not isinstance(subject, str) or not subject or len(subject) > SUBJECT_CHARACTERS_MAX or "\x00" in subject:
         raise InvalidEvent(
             f"{owner} has personal data in {field.name!r}, but its {field.subject_name!r} does not say whose: give text of 1 to "
@@ -102,7 +109,7 @@ def _subject_of(owner: str, field: PersonalField, value: str | None) -> str:
     return subject
 
 
-def _seal(key_id: UUID, secret: bytes, owner: str, place: _Place, value: str) -> str:
+def _seal(key_id: UUID, cipher: Cipher, owner: str, place: _Place, value: str) -> str:
     redacted = place.field.redacted
     if has_nul(value):
         raise InvalidEvent(f"{owner} has a NUL character (U+0000) in {place.field.name!r}, which PostgreSQL cannot keep in text: remove it")
@@ -110,8 +117,8 @@ def _seal(key_id: UUID, secret: bytes, owner: str, place: _Place, value: str) ->
         plain = value.encode()
     except UnicodeEncodeError:
         raise InvalidEvent(f"{owner} has half a surrogate pair in {place.field.name!r}; remove it") from None
-    nonce, ciphertext = encrypt(secret, plain, _belongs_to(place.subject, owner, place.field.name, redacted))
-    return f'"{PREFIX}{_to_text(key_id.bytes)}:{_to_text(nonce)}:{_to_text(ciphertext)}:{_to_text(redacted.encode())}"'
+    encrypted = cipher.encrypt(plain, _belongs_to(place.subject, owner, place.field.name, redacted))
+    return f'"{PREFIX}{_to_text(key_id.bytes + encrypted)}:{_to_text(redacted.encode())}"'
 
 
 def _belongs_to(subject: str, owner: str, field_name: str, redacted: str) -> bytes:
@@ -128,8 +135,7 @@ class _SealedValue(NamedTuple):
     start: int
     end: int
     key_id: UUID
-    nonce: bytes
-    ciphertext: bytes
+    encrypted: bytes
     redacted: str
 
 
@@ -148,7 +154,8 @@ class OpeningPlan:
         Raises:
             SealBroken: a sealed value was altered.
         """
-        wanted = set(names)
+        if not (wanted := set(names)):
+            return cls(owner, text, ())
         found = [
             _take_apart(owner, member.name, member.start, member.end, text)
             for member in members(text)
@@ -166,7 +173,7 @@ class OpeningPlan:
         """The keys that are needed."""
         return {value.key_id for value in self.values}
 
-    def opened(self, keys: Mapping[UUID, SubjectKey] | Mapping[UUID, SubjectKey | None]) -> str:
+    def opened(self, keys: AnyKeys) -> str:
         """The text as it was before it was sealed, redacted where there is no key any more.
 
         Raises:
@@ -175,11 +182,11 @@ class OpeningPlan:
         return with_values(self.text, {(value.start, value.end): self._open(value, keys.get(value.key_id)) for value in self.values})
 
     def _open(self, value: _SealedValue, key: SubjectKey | None) -> str:
-        if key is None or key.secret is None:
+        if key is None or key.cipher is None:
             return value.redacted
         belongs_to = _belongs_to(key.subject, self.owner, value.name, value.redacted)
         try:
-            return decrypt(key.secret, value.nonce, value.ciphertext, belongs_to).decode()
+            return key.cipher.decrypt(value.encrypted, belongs_to).decode()
         except NotAuthentic:
             raise SealBroken(
                 f"the sealed value of {value.name!r} in {self.owner} was altered, or was sealed for another place; restore it from where it is whole"
@@ -202,26 +209,32 @@ def sealed_names(owner: str, metadata: Mapping[str, str]) -> list[str]:
 
 
 def _take_apart(owner: str, name: str, start: int, end: int, text: str) -> _SealedValue:
-    parts = text[start + 1 + len(PREFIX) : end - 1].split(":")
     try:
-        key_id, nonce, ciphertext, redacted = (_from_text(part) for part in parts)
-        # Whatever it says, it must stay one value: it is put into the JSON as it is.
-        json.loads(redacted.decode(), parse_int=str, parse_float=str, parse_constant=_refuse)
-        return _SealedValue(name, start, end, UUID(bytes=key_id), nonce, ciphertext, redacted.decode())
+        encrypted, redacted = text[start + 1 + len(PREFIX) : end - 1].split(":")
+        body = _from_text(encrypted)
+        return _SealedValue(name, start, end, UUID(bytes=body[:_KEY_ID_BYTES]), body[_KEY_ID_BYTES:], _redaction(redacted))
     except (ValueError, RecursionError):
         raise SealBroken(f"the sealed value of {name!r} in {owner} was cut off or altered; restore it from where it is whole") from None
+
+
+@lru_cache(maxsize=1_000)
+def _redaction(text: str) -> str:
+    """JSON that is one whole value: it is put into an event's JSON as it is."""
+    redacted = _from_text(text).decode()
+    _ONE_VALUE.decode(redacted)
+    return redacted
 
 
 def _refuse(constant: str) -> Any:
     raise ValueError(constant)
 
 
+_ONE_VALUE: Final = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse)
+
+
 def _to_text(content: bytes) -> str:
-    return base64.urlsafe_b64encode(content).decode().rstrip("=")
+    return binascii.b2a_base64(content, newline=False).decode()
 
 
 def _from_text(text: str) -> bytes:
-    try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except binascii.Error as error:
-        raise ValueError(str(error)) from None
+    return binascii.a2b_base64(text, strict_mode=True)
