@@ -1,8 +1,8 @@
 """From marked fields to sealed values and back, in JSON text. Pure, but for the nonces: whoever calls brings the keys.
 
-A sealed value is a JSON string, `headwater:sealed:1:ENCRYPTED:REDACTION`, its last two parts in base64: key id (16 bytes), nonce (12), ciphertext and
-tag; and the redaction's JSON. The ciphertext is that of the field's JSON; subject, owner (event type or state class), field and redaction are authenticated with it. The
-redaction travels along so that every reader has one, also a service whose classes know nothing of the mark.
+A sealed value is a JSON string, `headwater:sealed:1:ENCRYPTED:REDACTION`, its last two parts in base64: key id (16 bytes), nonce (12), ciphertext
+with tag; and the redaction's JSON. What is encrypted is the field's JSON; subject, owner (event type or state class), field and redaction are
+authenticated with it. The redaction travels along so that every reader has one, also a service whose classes know nothing of the mark.
 """
 
 from __future__ import annotations

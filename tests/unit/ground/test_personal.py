@@ -142,7 +142,7 @@ def test_names_that_are_known_later_are_looked_at_later() -> None:
 def test_a_store_that_does_not_seal_refuses_personal_data() -> None:
     """Nothing is stored unencrypted by mistake."""
     event = CustomerNamed(customer_id=UUID(int=1), name="Ada", born_on=date(1815, 12, 10))
-    with pytest.raises(UsageError, match="would keep unencrypted; append it through service.store"):
+    with pytest.raises(UsageError, match=r"would keep unencrypted; append it through service\.store"):
         prepare([event], stream_name="customer-1")
     with pytest.raises(UsageError, match="would keep unencrypted"):
         prepare([NewEvent.of(event)], stream_name="customer-1")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Annotated
-from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from headwater.messages import Event, NewEvent, RecordedEvent
 from headwater.personal import Personal
@@ -15,7 +14,7 @@ from headwater.personal import Personal
 
 class Address(BaseModel):
     street: str
-    floors: list[int] = []
+    floors: tuple[int, ...] = ()
 
 
 class GuestArrived(Event):
@@ -25,7 +24,7 @@ class GuestArrived(Event):
     owes: Annotated[Decimal, Personal("guest_id", redacted=Decimal(-1))] = Decimal(0)
     born_on: Annotated[date, Personal("guest_id", redacted=date.min)] = date(2000, 1, 1)
     seen_at: Annotated[datetime, Personal("guest_id", redacted=datetime(1, 1, 1, tzinfo=UTC))] = datetime(2020, 1, 1, tzinfo=UTC)
-    tags: Annotated[list[str], Personal("guest_id", redacted=[])] = []
+    tags: Annotated[list[str], Personal("guest_id", redacted=[])] = Field(default_factory=list)
     address: Annotated[Address, Personal("guest_id", redacted=Address(street="[forgotten]"))] = Address(street="")
     email: Annotated[str | None, Personal("guest_id")] = None
     scores: Annotated[dict[str, float] | None, Personal("guest_id", redacted=None)] = None
@@ -42,6 +41,3 @@ class RoomCleaned(Event, category="guest"):
 def recorded(new: NewEvent, position: int = 1) -> RecordedEvent:
     """The event as the log would give it back."""
     return RecordedEvent(position, "guest-1", position, new.type, new.data, new.metadata, new.event_id, datetime(2026, 1, 1, tzinfo=UTC))
-
-
-SOMEBODY = UUID(int=5)

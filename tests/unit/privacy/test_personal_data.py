@@ -32,7 +32,7 @@ GUESTS = st.builds(
     born_on=st.dates(),
     seen_at=st.datetimes(timezones=st.just(UTC)),
     tags=st.lists(PREFIXED),
-    address=st.builds(Address, street=PREFIXED, floors=st.lists(st.integers())),
+    address=st.builds(Address, street=PREFIXED, floors=st.lists(st.integers()).map(tuple)),
     email=st.none() | PREFIXED,
     scores=st.none() | st.dictionaries(TEXT, st.floats(allow_nan=False)),
     host_note=PREFIXED,
