@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from headwater.bus import Context
     from headwater.eventstore import Decider, Decision
     from headwater.messages import ANY, NO_STREAM, STREAM_EXISTS, AppendResult, Event, NewEvent, RecordedEvent
+    from headwater.personal import Personal
     from headwater.projections import Projection, SqlProjection, on
     from headwater.sagas import Saga, SagaContext, Step, on_deadline, starts_on, when_compensated
     from headwater.service import Service
@@ -27,6 +28,7 @@ _HOMES = {
     "Decision": "headwater.eventstore",
     "Event": "headwater.messages",
     "NewEvent": "headwater.messages",
+    "Personal": "headwater.personal",
     "Projection": "headwater.projections",
     "RecordedEvent": "headwater.messages",
     "Saga": "headwater.sagas",
@@ -50,6 +52,7 @@ __all__ = [
     "Decision",
     "Event",
     "NewEvent",
+    "Personal",
     "Projection",
     "RecordedEvent",
     "Saga",

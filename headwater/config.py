@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from headwater.errors import ConfigurationError
@@ -36,6 +36,8 @@ class Settings(BaseSettings):
     """Replicas of a topic that Headwater creates; -1 takes the broker's default."""
     instance_id: Annotated[str | None, Field(min_length=1, max_length=100)] = None
     """A name that this process keeps over restarts, unique among the service's processes: a quick restart then moves no partitions."""
+    master_key: SecretStr | None = None
+    """32 bytes in base64, under which the keys of personal data are stored; None stores them as they are."""
     log_format: Annotated[str, Field(pattern="^(auto|console|json)$")] = "auto"
     """`console`, `json`, or `auto`: console on a terminal, JSON otherwise."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"

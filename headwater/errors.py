@@ -6,6 +6,7 @@ move it is. Driver errors are translated into these once, in the adapter that me
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import ClassVar
 from uuid import UUID
 
@@ -41,6 +42,10 @@ class InvalidStreamName(UsageError):
 
 class InvalidEvent(UsageError):
     """The event cannot be stored or sent (size, encoding, a value JSON or PostgreSQL lacks); nothing was stored."""
+
+
+class SealBroken(InvalidEvent):
+    """A sealed personal value was altered, or moved to another place; an operator restores it. Nothing is passed on unopened."""
 
 
 class UnknownEventType(UsageError):
@@ -107,6 +112,20 @@ class TransactionConflict(ConcurrencyError):
     """PostgreSQL ended the transaction for a deadlock or a serialisation failure; repeat the whole transaction."""
 
     retryable = True
+
+
+# -- personal data ----------------------------------------------------------------------------------------------------
+
+
+class SubjectForgotten(HeadwaterError):
+    """Personal data of a forgotten subject was to be stored; nothing was. The caller leaves it out, or takes a new subject."""
+
+    def __init__(self, *, subject: str, owner: str, field: str, forgotten_at: datetime) -> None:
+        self.subject, self.owner, self.field, self.forgotten_at = subject, owner, field, forgotten_at
+        super().__init__(
+            f"{owner} has personal data of {subject!r} in {field!r}, who was forgotten at {forgotten_at:%Y-%m-%d %H:%M:%S %Z}; nothing was stored. "
+            "Leave it out; if the person came back, give them a new id"
+        )
 
 
 # -- not there --------------------------------------------------------------------------------------------------------

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from functools import lru_cache
-from typing import Any, ClassVar, Final, Literal, NamedTuple, TypeAlias, TypeVar, cast
+from typing import Any, ClassVar, Final, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from headwater.errors import InvalidEvent, InvalidStreamName, UnknownEventType, UsageError
+from headwater.personal import PersonalFields, personal_fields_of
 from headwater.randomness import uuid7
 from headwater.telemetry import current_correlation
 
@@ -65,10 +66,12 @@ CAUSATION_ID: Final = "causation_id"
 TRACEPARENT: Final = "traceparent"
 IDEMPOTENCY_KEY: Final = "idempotency_key"
 """The same in every message that says the same again."""
+SEALED_FIELDS: Final = "headwater_sealed"
+"""Metadata of an event with sealed personal data: the names of those fields, a JSON list. Only the store that seals writes it."""
 
 _FIRST_WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z0-9]+|[A-Z]+")
 _CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]*")
-_ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
@@ -169,16 +172,48 @@ class Event(BaseModel):
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         _catalogue.setdefault(cls.event_type, []).append(cls)
+        # A class with names that are not known yet is looked at again when it is used.
+        if not cls.__pydantic_complete__ or personal_fields_of(cls) is not None:
+            _maybe_personal.add(cls.event_type)
 
 
 _catalogue: dict[str, list[type[Event]]] = {}
+_maybe_personal: set[str] = set()
 EventT = TypeVar("EventT", bound=Event)
+
+
+def personal_fields_by_type(event_type: str, registry: EventRegistry) -> PersonalFields | None:
+    """The personal fields of the class of this name, or None; one look into a set where no class of this process has any.
+
+    Raises:
+        UnknownEventType: several classes have this name, and the registry does not say which is meant.
+    """
+    return personal_fields_of(registry.find(event_type)) if event_type in _maybe_personal else None
+
+
+def are_events_personal() -> bool:
+    """Whether any event class of this process has personal fields."""
+    return bool(_maybe_personal)
+
+
+class Upcaster(Protocol):
+    """Brings what was stored to its present shape before it is decoded, wherever it comes from. Pure, and quick: it sees every event read."""
+
+    def current_type(self, stored_type: str) -> str:
+        """What events stored under this type are called now."""
+        ...
+
+    def upcast(self, recorded: RecordedEvent) -> RecordedEvent:
+        """The event with its present type, data and metadata; the same object where nothing changes."""
+        ...
 
 
 class EventRegistry:
     """Finds the event class of a name: first among those this registry was given, then among all that were ever imported."""
 
-    def __init__(self, event_classes: Iterable[type[Event]] = ()) -> None:
+    def __init__(self, event_classes: Iterable[type[Event]] = (), *, upcaster: Upcaster | None = None) -> None:
+        self.upcaster = upcaster
+        """Changes what was stored before it is decoded; None changes nothing."""
         self._classes: dict[str, type[Event]] = {}
         for event_class in event_classes:
             self.register(event_class)
@@ -221,13 +256,27 @@ class EventRegistry:
         )
 
     def decode(self, recorded: RecordedEvent) -> Event:
-        """The typed event; fields this version of the class does not know are passed over.
+        """The typed event, of its present shape; fields this version of the class does not know are passed over.
 
         Raises:
             UnknownEventType: no class of this name is known.
             InvalidEvent: the stored data does not fit the class.
         """
+        if self.upcaster is not None:
+            recorded = self.upcaster.upcast(recorded)
         return decode(self.find(recorded.type), recorded)
+
+    def decode_as(self, event_class: type[EventT], recorded: RecordedEvent) -> EventT:
+        """The same for a class that is known already.
+
+        Raises:
+            InvalidEvent: the stored data does not fit the class.
+        """
+        return decode(event_class, recorded if self.upcaster is None else self.upcaster.upcast(recorded))
+
+    def current_type(self, stored_type: str) -> str:
+        """What events stored under this type are called now."""
+        return stored_type if self.upcaster is None else self.upcaster.current_type(stored_type)
 
     def build(self, event_type: str, data: Mapping[str, Any]) -> Event:
         """A typed event from a name and data, checked strictly.
@@ -285,6 +334,8 @@ class NewEvent:
     metadata: Metadata = field(default_factory=dict[str, str])
     tags: tuple[str, ...] = ()
     """What conditional appends may ask for beside the type."""
+    personal: PersonalFields | None = field(default=None, repr=False, compare=False)
+    """Personal fields that are not sealed yet; only a store that seals takes them."""
 
     @classmethod
     def of(cls, event: Event, *, metadata: Metadata | None = None, event_id: UUID | None = None) -> NewEvent:
@@ -297,7 +348,7 @@ class NewEvent:
             encoded = event.__pydantic_serializer__.to_json(event)
         except (PydanticSerializationError, UnicodeEncodeError) as error:
             raise InvalidEvent(f"{event.event_type} cannot be written as JSON: {error}") from None
-        if b"\\u0000" in encoded and _ESCAPED_NUL.search(encoded):
+        if b"\\u0000" in encoded and has_nul(encoded.decode()):
             raise InvalidEvent(
                 f"{event.event_type} has a NUL character (U+0000) in {_field_with_nul(event)}; PostgreSQL cannot store it in text: remove it, or use bytes"
             )
@@ -314,6 +365,7 @@ class NewEvent:
             event_id=event_id,
             metadata=with_correlation(metadata or {}, event_id),
             tags=event.event_tags(),
+            personal=personal_fields_of(type(event)) if event.event_type in _maybe_personal else None,
         )
 
 
@@ -350,6 +402,11 @@ def prepare(events: Iterable[Event | NewEvent], *, stream_name: str) -> list[New
         check_metadata(event)
         if event.tags:
             check_tags(event.type, event.tags)
+        if event.personal is not None:
+            raise UsageError(
+                f"{event.type} has personal fields ({', '.join(event.personal.by_name)}), which this store would keep unencrypted; append it through "
+                "service.store, or through PersonalEventStore(store, personal_data)"
+            )
     if (characters := sum(len(event.data) for event in prepared)) > APPEND_CHARACTERS_MAX:
         raise InvalidEvent(
             f"the append carries {characters:,} characters of JSON; at most {APPEND_CHARACTERS_MAX:,} are allowed: divide it"
@@ -404,6 +461,11 @@ def check_tags(owner: str, tags: Iterable[object]) -> None:
             raise InvalidEvent(
                 f"{owner} has the tag {str(tag)[:60]!r}; a tag is text of 1 to {TAG_CHARACTERS_MAX} characters without control characters"
             )
+
+
+def has_nul(json_text: str) -> bool:
+    """Whether a text inside the JSON has a NUL character."""
+    return "\\u0000" in json_text and _ESCAPED_NUL.search(json_text) is not None
 
 
 def _field_with_nul(event: Event) -> str:

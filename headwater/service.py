@@ -26,6 +26,7 @@ from headwater.eventstore import (
     Decider,
     Decision,
     EventStore,
+    PersonalEventStore,
     PostgresEventStore,
     PostgresSnapshotStore,
     StreamCache,
@@ -33,9 +34,10 @@ from headwater.eventstore import (
     decide,
 )
 from headwater.kafka import JSON_ENCODER, KafkaSettings, ValueDecoder, ValueEncoder, check_broker
-from headwater.messages import AppendResult, Event, EventRegistry
+from headwater.messages import AppendResult, Event, EventRegistry, are_events_personal
 from headwater.outbox import KafkaRelayBroker, PostgresRelayPositions, Publisher, Relay, RelayOptions
 from headwater.postgres import CallerConnection, Database, apply_migrations, require_current_schema, topic_prefix
+from headwater.privacy import ForgottenSubject, KeySource, MasterKey, PersonalData, PostgresSubjectKeys, require_cipher
 from headwater.projections import (
     READ_TIMEOUT_SECONDS,
     AnyProjection,
@@ -113,10 +115,12 @@ class ServiceEvents:
 class _Parts:
     """What is there while a service is open."""
 
-    def __init__(self, service: Service, database: Database) -> None:
-        self.database = database
+    def __init__(self, service: Service, database: Database, personal: PersonalData) -> None:
+        self.database, self.personal = database, personal
         self.wake_workers: list[Callable[[], None]] = []
-        self.store = WatchedEventStore(PostgresEventStore(database), on_append=self.wake)
+        self.log = PostgresEventStore(database)
+        """What is stored, personal data sealed."""
+        self.store = WatchedEventStore(PersonalEventStore(self.log, personal), on_append=self.wake)
         self.publisher = Publisher(self.store, service.events.registry)
         self.read_models = ReadModels(database, self.store, service.events.registry, wake=self.wake)
         self.dead_letters = DeadLetters(database, group=service.name)
@@ -140,9 +144,18 @@ class Service:
             reads both, whatever it writes.
         settings: where the servers are; by default from the environment when the service opens.
         cached_streams_max: how many folded streams `decide` keeps in this process, at most; by default none. States must not be changed then.
+        key_source: finds the keys of personal data that other services sealed; without one, their events come redacted.
     """
 
-    def __init__(self, name: str, *, values: Values = "avro", settings: Settings | None = None, cached_streams_max: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        values: Values = "avro",
+        settings: Settings | None = None,
+        cached_streams_max: int = 0,
+        key_source: KeySource | None = None,
+    ) -> None:
         if not _NAME.fullmatch(name):
             raise UsageError(
                 f"the service name {name!r} must have 1 to 60 lower-case letters, digits, '-' or '_', starting with a letter: it names the consumer group"
@@ -155,7 +168,7 @@ class Service:
         self.subscriptions = Subscriptions()
         self.choreography = Choreography(self.subscriptions)
         self.projections: dict[str, AnyProjection] = {}
-        self._settings, self._cached_streams_max = settings, cached_streams_max
+        self._settings, self._cached_streams_max, self._key_source = settings, cached_streams_max, key_source
         self._parts: _Parts | None = None
         self._stack: AsyncExitStack | None = None
 
@@ -282,7 +295,12 @@ class Service:
             if settings.postgres is None:
                 await apply_migrations(connection)
             await require_current_schema(connection)
-        parts = _Parts(self, database)
+        if are_events_personal():
+            require_cipher()
+        master_key = MasterKey.parse(settings.master_key.get_secret_value()) if settings.master_key is not None else None
+        keys = PostgresSubjectKeys(database, master_key=master_key)
+        stack.push_async_callback(keys.close)
+        parts = _Parts(self, database, PersonalData(keys, self.events.registry, key_source=self._key_source))
         if needs_kafka:
             parts.kafka = KafkaSettings.parse(
                 settings.kafka or SHARED_SERVERS.bootstrap,
@@ -312,7 +330,7 @@ class Service:
     def _workers(self, parts: _Parts, settings: Settings, encoder: ValueEncoder, decoder: ValueDecoder) -> list[Coroutine[Any, Any, None]]:
         assert parts.kafka is not None, "workers need Kafka"
         relay = Relay(
-            parts.store,
+            parts.log,
             KafkaRelayBroker(parts.kafka),
             PostgresRelayPositions(parts.database),
             event_source=f"/services/{self.name}",
@@ -340,6 +358,7 @@ class Service:
                 values=decoder,
                 instance_id=settings.instance_id,
                 registry=self.events.registry,
+                personal=parts.personal,
             )
             retrier = DeadLetterRetrier.connect(
                 self.subscriptions,
@@ -348,6 +367,7 @@ class Service:
                 group=self.name,
                 values=decoder,
                 registry=self.events.registry,
+                personal=parts.personal,
             )
             workers += [consumer.run(), retrier.run()]
         return workers
@@ -477,6 +497,16 @@ class Service:
     async def verify(self, projection_class: AnyProjection) -> Verification:
         """Compare a read model with an independent fold of the log up to its checkpoint."""
         return await self.open_parts().read_models.verify(projection_class)
+
+    async def forget(self, subject: str) -> ForgottenSubject | None:
+        """Destroy the key of a data subject: its personal data comes redacted from now on, here at once and elsewhere within 10 seconds.
+
+        Read models keep what they have until they are rebuilt. None when nothing was ever sealed for this subject.
+
+        Raises:
+            StorageUnavailable: outcome unknown; repeat.
+        """
+        return await self.open_parts().personal.forget(subject)
 
     async def replay(self, name: str, *, progress: Callable[[RebuildProgress], None] | None = None) -> RebuildProgress:
         """Rebuild a read model from the log while the old one serves, then switch; resumes an interrupted rebuild.

@@ -21,6 +21,7 @@ from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import BrokerUnavailable, GapDetected, HeadwaterError, StorageError, TransactionConflict, UsageError
 from headwater.kafka import JSON_DECODER, KafkaSettings, OffsetRange, Partition, ValueDecoder
 from headwater.messages import EventRegistry
+from headwater.privacy import REDACTING, OpensEvents
 from headwater.randomness import SYSTEM_RANDOMNESS, Randomness
 from headwater.telemetry import logger
 
@@ -57,6 +58,7 @@ class Consumer:
         values: ValueDecoder = JSON_DECODER,
         publisher: PublishesEvents | None = None,
         registry: EventRegistry | None = None,
+        personal: OpensEvents = REDACTING,
         retry_policy: RetryPolicy | None = None,
         limits: ConsumerLimits | None = None,
         topic_prefix: str = "",
@@ -68,8 +70,8 @@ class Consumer:
         self._limits = limits or ConsumerLimits()
         self._topic_prefix = topic_prefix
         self._clock, self._randomness = clock, randomness
-        registry = registry or EventRegistry(subscriptions.event_classes)
-        surroundings = HandlerSurroundings(group=group, publisher=publisher, registry=registry, clock=clock)
+        self._registry = registry or EventRegistry(subscriptions.event_classes)
+        surroundings = HandlerSurroundings(group=group, publisher=publisher, registry=self._registry, clock=clock, personal=personal)
         self._committing = Committing(effects, surroundings, retry_policy or RetryPolicy(), self._limits, randomness)
         self._assigned: dict[Partition, object] = {}
         """Each assignment has a token of its own, so that one that came back is told from one that stayed."""
@@ -93,6 +95,7 @@ class Consumer:
         values: ValueDecoder,
         instance_id: str | None = None,
         registry: EventRegistry | None = None,
+        personal: OpensEvents = REDACTING,
         retry_policy: RetryPolicy | None = None,
         limits: ConsumerLimits | None = None,
     ) -> Self:
@@ -106,6 +109,7 @@ class Consumer:
             values=values,
             publisher=publisher,
             registry=registry,
+            personal=personal,
             retry_policy=retry_policy,
             limits=limits,
         )
@@ -299,7 +303,7 @@ class Consumer:
         position = await self._effects.claim(self._group, partition)
         if self._assigned.get(partition) is not token:
             return
-        work = self._works[partition] = PartitionWork(position, self._subscriptions.routes, self._values)
+        work = self._works[partition] = PartitionWork(position, self._subscriptions.routes, self._values, self._registry)
         self._paused.discard(partition)
         self._lost_until.pop(partition, None)
         try:

@@ -24,6 +24,7 @@ from headwater.messages import (
     RecordedEvent,
 )
 from headwater.postgres import CallerConnection, Connection
+from headwater.privacy import REDACTING, OpensEvents
 
 _KEYS: Final = UUID("0199a5f0-7c1e-7d44-8a4b-3e9d2a6c5b10")
 """The namespace of handlers' idempotency keys."""
@@ -53,6 +54,8 @@ class HandlerSurroundings:
     publisher: PublishesEvents | None = None
     registry: EventRegistry = EventRegistry()  # noqa: RUF009 - an empty one holds nothing that could be shared by mistake
     clock: Clock = SYSTEM_CLOCK
+    personal: OpensEvents = REDACTING
+    """Opens the personal data of messages."""
 
 
 class Context:

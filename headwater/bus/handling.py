@@ -43,7 +43,9 @@ class MessageHandling:
 
         Raises:
             HandlerFault: one failed; the transaction must be rolled back.
+            StorageUnavailable: the keys of personal data cannot be asked for.
         """
+        await self._open(messages)
         outcome = BatchOutcome()
         letters: list[DeadLetter] = []
         try:
@@ -82,7 +84,9 @@ class MessageHandling:
 
         Raises:
             HandlerFault: it failed; the transaction can go on.
+            StorageUnavailable: the keys of its personal data cannot be asked for.
         """
+        await self._open([message])
         event = self.typed_event(message, 0)
         try:
             async with transaction.savepoint():
@@ -95,6 +99,15 @@ class MessageHandling:
                     raise self._too_slow(message, 0, handler) from error
         except EffectsRefused as error:
             raise HandlerFault(0, handler.name, error) from error
+
+    async def _open(self, messages: Sequence[Message]) -> None:
+        """Open the personal data of those that have some; one that was altered is left closed, for `typed_event` to tell."""
+        sealed = [message for message in messages if message.is_sealed]
+        if not sealed:
+            return
+        opener = await self._surroundings.personal.opener([message.envelope.event for message in sealed if message.envelope is not None])
+        for message in sealed:
+            message.open_with(opener)
 
     def typed_event(self, message: Message, index: int) -> Event:
         """The event as its class.
@@ -110,8 +123,8 @@ class MessageHandling:
     async def _call(self, transaction: EffectTransaction, message: Message, event: Event, handler: Handler, index: int) -> None:
         try:
             if handler.takes_context:
-                assert message.envelope is not None, "a message with handlers has an envelope"
-                context = Context(self._surroundings, transaction, message.envelope, handler.name)
+                assert message.opened is not None, "its event was decoded before"
+                context = Context(self._surroundings, transaction, message.opened, handler.name)
                 try:
                     await handler.function(event, context)
                 finally:

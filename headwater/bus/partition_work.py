@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 from itertools import islice
 from typing import Final
@@ -14,7 +15,8 @@ from headwater.bus.subscriptions import Handler, Route
 from headwater.bus.values import LastRecord, Move, PartitionPosition, SourceRecord
 from headwater.errors import GapDetected, InvalidEvent, NotAnEnvelope, SchemaError
 from headwater.kafka import JSON_DECODER, Envelope, OffsetRange, Partition, ValueDecoder, decode_headers, kind_of, provenance_of
-from headwater.messages import LOG_START, Event, LogPosition, decode
+from headwater.messages import LOG_START, Event, EventRegistry, LogPosition
+from headwater.privacy import Opener, is_sealed
 
 NO_HANDLERS: Final[tuple[Handler, ...]] = ()
 
@@ -33,7 +35,7 @@ class PartitionState(Enum):
 class Message:
     """One record on its way through the consumer. Without handlers and fault it only moves the position."""
 
-    __slots__ = ("_event", "envelope", "fault", "handlers", "offset", "record", "route", "value_fault", "work")
+    __slots__ = ("_event", "_opener", "envelope", "fault", "handlers", "offset", "opened", "record", "route", "value_fault", "work")
 
     def __init__(self, work: PartitionWork, record: SourceRecord, envelope: Envelope | None, route: Route | None) -> None:
         self.work, self.record, self.offset = work, record, record.offset
@@ -43,34 +45,55 @@ class Message:
         """Nobody knows which event it is."""
         self.value_fault: SchemaError | None = None
         """Only its headers could be read."""
+        self.opened = envelope
+        """What handlers see: the envelope, its personal data open."""
         self._event: Event | None = None
+        self._opener: Opener | None = None
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether it must be opened before its handlers may see it."""
+        return self.envelope is not None and bool(self.handlers) and is_sealed(self.envelope.event)
+
+    def open_with(self, opener: Opener) -> None:
+        """Let `event` open it; what was opened before is dropped, for its subject may have been forgotten since."""
+        self._event, self.opened, self._opener = None, None, opener
 
     def event(self) -> Event:
         """The typed event, decoded once.
 
         Raises:
             SchemaError: the value cannot be read.
-            InvalidEvent: the data does not fit the class.
+            InvalidEvent: the data does not fit the class, or its personal data was altered.
         """
         if self.value_fault is not None:
             raise self.value_fault
         if self._event is None:
+            if self._opener is not None and self.envelope is not None:
+                self.opened = replace(self.envelope, event=self._opener(self.envelope.event))
             assert self.route is not None, "only a message with handlers has a class"
-            assert self.envelope is not None, "only a message with handlers has a class"
+            assert self.opened is not None, "a message with handlers has an envelope"
             try:
-                self._event = decode(self.route.event_class, self.envelope.event)
+                self._event = self.work.registry.decode_as(self.route.event_class, self.opened.event)
             except InvalidEvent:
                 raise
             except Exception as error:
                 # A validator of the user's class raised what pydantic does not take for a verdict; the data is at fault all the same.
-                raise InvalidEvent(f"{self.envelope.event.type} could not be built from its data: {error!r}") from error
+                raise InvalidEvent(f"{self.opened.event.type} could not be built from its data: {error!r}") from error
         return self._event
 
 
 class PartitionWork:
     """Reads ahead of the committed position; `commit` catches up. Nothing is forgotten before it was committed."""
 
-    def __init__(self, claimed: PartitionPosition, routes: Mapping[str, Route], values: ValueDecoder = JSON_DECODER) -> None:
+    def __init__(
+        self,
+        claimed: PartitionPosition,
+        routes: Mapping[str, Route],
+        values: ValueDecoder = JSON_DECODER,
+        registry: EventRegistry | None = None,
+    ) -> None:
+        self.registry: Final = registry or EventRegistry()
         self.partition: Final[Partition] = claimed.partition
         self.position = claimed
         """What the row says."""
@@ -159,7 +182,7 @@ class PartitionWork:
 
     def _read(self, record: SourceRecord) -> Message:
         event_type, content_type = kind_of(record.headers)
-        route = None if event_type is None else self._routes.get(event_type)
+        route = None if event_type is None else self._routes.get(self.registry.current_type(event_type))
         data, value_fault = "", None
         if route is not None:
             try:

@@ -22,6 +22,7 @@ from headwater.errors import BrokerUnavailable, HandlerFailed, SchemaError, Stor
 from headwater.kafka import JSON_DECODER, Envelope, ValueDecoder
 from headwater.messages import LOG_START, EventRegistry, RecordedEvent
 from headwater.postgres import sql_file
+from headwater.privacy import REDACTING, OpensEvents
 from headwater.randomness import SYSTEM_RANDOMNESS, Randomness
 from headwater.telemetry import logger
 
@@ -128,6 +129,7 @@ class DeadLetterRetrier:
         values: ValueDecoder = JSON_DECODER,
         publisher: PublishesEvents | None = None,
         registry: EventRegistry | None = None,
+        personal: OpensEvents = REDACTING,
         retry_policy: RetryPolicy | None = None,
         limits: ConsumerLimits | None = None,
         clock: Clock = SYSTEM_CLOCK,
@@ -137,9 +139,9 @@ class DeadLetterRetrier:
         self._values = values
         self._policy, self._limits = retry_policy or RetryPolicy(), limits or ConsumerLimits()
         self._clock, self._randomness = clock, randomness
-        registry = registry or EventRegistry(subscriptions.event_classes)
+        self._registry = registry or EventRegistry(subscriptions.event_classes)
         self._handling = MessageHandling(
-            HandlerSurroundings(group=group, publisher=publisher, registry=registry, clock=clock), self._limits
+            HandlerSurroundings(group=group, publisher=publisher, registry=self._registry, clock=clock, personal=personal), self._limits
         )
         self._deferred: dict[int, _Deferral] = {}
         self._is_stopping = self._is_idle = False
@@ -154,6 +156,7 @@ class DeadLetterRetrier:
         group: str,
         values: ValueDecoder,
         registry: EventRegistry | None = None,
+        personal: OpensEvents = REDACTING,
     ) -> Self:
         """A retrier for the letters of this group in PostgreSQL, where these effects are kept."""
         return cls(
@@ -164,6 +167,7 @@ class DeadLetterRetrier:
             values=values,
             publisher=publisher,
             registry=registry,
+            personal=personal,
         )
 
     # -- the life of it ------------------------------------------------------------------------------------------------
@@ -271,7 +275,10 @@ class DeadLetterRetrier:
         position = PartitionPosition(letter.partition, epoch=0, next_offset=letter.offset, marks={}, last=None)
         record = _LetterRecord(letter.partition.topic, letter.partition.number, letter.offset)
         return Message(
-            PartitionWork(position, self._subscriptions.routes), record, _envelope(letter, await self._data(letter)), route
+            PartitionWork(position, self._subscriptions.routes, registry=self._registry),
+            record,
+            _envelope(letter, await self._data(letter)),
+            route,
         ), handler
 
     async def _data(self, letter: DeadLetter) -> str:

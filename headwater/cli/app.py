@@ -127,6 +127,32 @@ def replay_command(
     raise typer.Exit(replay.run_replay(name, service, json_output=json_output))
 
 
+@app.command("forget")
+def forget_command(
+    subjects: Annotated[
+        list[str] | None, typer.Argument(metavar="SUBJECT…", help="Whom: the text of the field that their events name as subject.")
+    ] = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the read models anew that may hold plain text.")] = False,
+    show: Annotated[bool, typer.Option("--list", help="Show who was forgotten, and when; forget nobody.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    service: ServiceOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Destroy the keys of data subjects: what was sealed for them is redacted from then on, in every copy of the log.
+
+    Lists the read models that may still hold plain text. Running services follow within 10 seconds. Exits with 1 when a subject is unknown.
+
+    Example: `headwater forget 4628f009-5b4a-4c19-ab08-5483aa6b6acb --rebuild`
+    """
+    from headwater.cli import forget
+
+    if show == bool(subjects):
+        raise UsageError("say whom to forget: headwater forget SUBJECT… (or --list, to see who was)")
+    if show:
+        raise typer.Exit(forget.run_list(service, json_output=json_output))
+    raise typer.Exit(forget.run_forget(subjects or [], service, rebuild=rebuild, yes=yes, json_output=json_output))
+
+
 @app.command("bench")
 def bench_command(
     names: Annotated[list[str] | None, typer.Argument(help="Which benchmarks; all of them by default.")] = None,

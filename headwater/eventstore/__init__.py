@@ -18,6 +18,7 @@ from headwater.eventstore.conditions import AppendCondition, ConditionToken, Eve
 from headwater.eventstore.decider import Decider, Decision
 from headwater.eventstore.deciding import decide
 from headwater.eventstore.inspection import LAG_COUNT_MAX, EventFilter, LogInspection, LogStats, WriterInFlight
+from headwater.eventstore.personal import PersonalEventStore
 from headwater.eventstore.postgres import PostgresEventStore
 from headwater.eventstore.postgres_snapshots import PostgresSnapshotStore
 from headwater.eventstore.snapshots import Snapshot, Snapshots, SnapshotStore, StateCodec
@@ -53,6 +54,7 @@ __all__ = [
     "LogSlice",
     "LogStats",
     "Matching",
+    "PersonalEventStore",
     "PostgresEventStore",
     "PostgresSnapshotStore",
     "Snapshot",

@@ -84,7 +84,9 @@ def _ended(message: str) -> HeadwaterError:
 _CONFLICTS: dict[str, Callable[[str], HeadwaterError]] = {
     "40001": _ended,
     "40P01": _ended,
-    "55P03": lambda message: LockTimeout(f"another open transaction holds what this one needs ({message}); repeat it, or end that transaction"),
+    "55P03": lambda message: LockTimeout(
+        f"another open transaction holds what this one needs ({message}); repeat it, or end that transaction"
+    ),
 }
 
 

@@ -973,6 +973,17 @@ ALTER TABLE headwater.streams ALTER COLUMN stream_id ADD GENERATED ALWAYS AS IDE
     CACHE 1
 );
 
+CREATE TABLE headwater.subject_keys (
+    subject text NOT NULL COLLATE pg_catalog."C",
+    key_id uuid NOT NULL,
+    wrapped_key bytea,
+    wrapped_by text,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    forgotten_at timestamp with time zone,
+    CONSTRAINT subject_keys_forgotten_without_key CHECK (((wrapped_key IS NULL) = (forgotten_at IS NOT NULL))),
+    CONSTRAINT subject_keys_wrapping_of_a_key CHECK (((wrapped_by IS NULL) OR (wrapped_key IS NOT NULL)))
+);
+
 ALTER TABLE ONLY headwater.consumer_positions
     ADD CONSTRAINT consumer_positions_pkey PRIMARY KEY (group_name, topic, partition);
 
@@ -1044,6 +1055,12 @@ ALTER TABLE ONLY headwater.streams
 
 ALTER TABLE ONLY headwater.streams
     ADD CONSTRAINT streams_stream_name_key UNIQUE (stream_name);
+
+ALTER TABLE ONLY headwater.subject_keys
+    ADD CONSTRAINT subject_keys_key_id_key UNIQUE (key_id);
+
+ALTER TABLE ONLY headwater.subject_keys
+    ADD CONSTRAINT subject_keys_pkey PRIMARY KEY (subject);
 
 CREATE INDEX dead_letters_group_name_idx ON headwater.dead_letters USING btree (group_name, dead_letter_id);
 

@@ -95,8 +95,9 @@ def steps_of(definition: ProjectionDefinition, registry: EventRegistry, events: 
         ProjectionFailed: an event does not fit its class, or its key cannot be told.
     """
     handlers = definition.handlers
+    type_of = None if registry.upcaster is None else registry.upcaster.current_type
     for recorded in events:
-        handler = handlers.get(recorded.type)
+        handler = handlers.get(recorded.type if type_of is None else type_of(recorded.type))
         if handler is None or recorded.category != handler.event_class.event_category:
             continue
         try:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headwater.randomness import SeededRandomness
     from headwater.testing.memory_bus import MemoryEffects, MemorySource, MemoryTopics
+    from headwater.testing.memory_keys import MemorySubjectKeys
     from headwater.testing.memory_projections import MemoryReadModels
     from headwater.testing.memory_sagas import MemorySagas
     from headwater.testing.memory_service import MemoryService, memory_service
@@ -36,6 +37,7 @@ _HOMES = {
     "MemorySnapshotStore": "headwater.testing.memory_snapshots",
     "MemorySource": "headwater.testing.memory_bus",
     "MemoryTopics": "headwater.testing.memory_bus",
+    "MemorySubjectKeys": "headwater.testing.memory_keys",
     "MigratedDatabases": "headwater.testing.postgres",
     "Scenario": "headwater.testing.scenario",
     "SeededRandomness": "headwater.randomness",
@@ -53,6 +55,7 @@ __all__ = [
     "MemoryService",
     "MemorySnapshotStore",
     "MemorySource",
+    "MemorySubjectKeys",
     "MemoryTopics",
     "MigratedDatabases",
     "Scenario",

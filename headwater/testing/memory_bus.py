@@ -51,6 +51,8 @@ from headwater.messages import (
     prepare,
 )
 from headwater.postgres import CallerConnection, Connection
+from headwater.privacy import PersonalData
+from headwater.testing.memory_keys import MemorySubjectKeys
 
 PARTITION_COUNT_DEFAULT: Final = 3
 """More than one, so that a handler that counts on order across streams fails its test."""
@@ -275,7 +277,7 @@ class MemoryTransaction:
 
     async def append(self, stream_name: str, events: Sequence[Event | NewEvent], *, expected_version: ExpectedVersion) -> AppendResult:
         """Keep the append for the commit; versions and positions are those it will get, unless somebody outside appends meanwhile."""
-        prepared = prepare(events, stream_name=stream_name)
+        prepared = prepare(await self._effects.personal.seal(events), stream_name=stream_name)
         version = await self._version(stream_name)
         self._effects.check_version(stream_name, expected_version, version)
         position = await self._effects.base.horizon() + sum(len(recorded) for _, recorded, _ in self._appends)
@@ -305,7 +307,7 @@ class MemoryTransaction:
             chosen = [event for event in reversed(whole) if from_version is None or event.version <= from_version]
         else:
             chosen = [event for event in whole if from_version is None or event.version >= from_version]
-        for event in chosen[: len(chosen) if limit is None else max(limit, 0)]:
+        for event in await self._effects.personal.open(chosen[: len(chosen) if limit is None else max(limit, 0)]):
             yield event
 
     def appended(self, event_id: UUID) -> RecordedEvent | None:
@@ -363,8 +365,10 @@ class MemoryTransaction:
 class MemoryEffects:
     """An `EffectStore` over a store in memory: transactions take turns, and appear in the store when they commit."""
 
-    def __init__(self, store: EventStore, *, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, store: EventStore, *, clock: Clock = SYSTEM_CLOCK, personal: PersonalData | None = None) -> None:
+        """Commit to this store; `personal` seals what handlers append and opens what they read."""
         self.base, self.clock = store, clock
+        self.personal = personal or PersonalData(MemorySubjectKeys(clock=clock), clock=clock)
         self.letters: list[DeadLetter] = []
         self.is_reachable = True
         """Set it to False to take the database away."""

@@ -24,6 +24,7 @@ from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import SagaNotFound
 from headwater.eventstore import EventStore
 from headwater.messages import Event, EventRegistry
+from headwater.privacy import PersonalData
 from headwater.randomness import SYSTEM_RANDOMNESS, Randomness
 from headwater.sagas import (
     Cause,
@@ -47,6 +48,7 @@ from headwater.sagas import (
 )
 from headwater.telemetry import Correlation, correlate
 from headwater.testing.memory_bus import MemoryEffects, MemoryTransaction
+from headwater.testing.memory_keys import MemorySubjectKeys
 from headwater.testing.memory_store import MemoryEventStore
 from headwater.testing.time import FakeClock
 
@@ -198,9 +200,11 @@ class MemorySagaStore:
 class MemorySagaEffects(MemoryEffects):
     """`MemoryEffects` whose transactions keep sagas, too."""
 
-    def __init__(self, store: EventStore, sagas: MemorySagaStore, *, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self, store: EventStore, sagas: MemorySagaStore, *, clock: Clock = SYSTEM_CLOCK, personal: PersonalData | None = None
+    ) -> None:
         """Commit to this event store and these sagas together."""
-        super().__init__(store, clock=clock)
+        super().__init__(store, clock=clock, personal=personal)
         self.sagas = sagas
 
     @asynccontextmanager
@@ -232,8 +236,10 @@ class MemorySagas:
         self.clock = clock or FakeClock()
         self.log = MemoryEventStore(clock=self.clock)
         self.store = MemorySagaStore(clock=self.clock)
-        self._effects = MemorySagaEffects(self.log, self.store, clock=self.clock)
         self._registry, self._randomness, self._taken = EventRegistry(), randomness, 0
+        self._keys = MemorySubjectKeys(clock=self.clock)
+        personal = PersonalData(self._keys, self._registry, clock=self.clock)
+        self._effects = MemorySagaEffects(self.log, self.store, clock=self.clock, personal=personal)
         self._choreography = Choreography(Subscriptions(), store=self.store, retry_policy=_RETRY_POLICY, clock=self.clock)
         for saga_class in saga_classes:
             self._choreography.register(saga_class)
@@ -243,7 +249,7 @@ class MemorySagas:
     @property
     def sent(self) -> tuple[Event, ...]:
         """Everything that the sagas sent, published or appended, in order."""
-        return tuple(self._registry.decode(recorded) for recorded in self.log.events)
+        return tuple(self._registry.decode(recorded) for recorded in self._keys.open(self.log.events))
 
     def take_sent(self) -> tuple[Event, ...]:
         """What was sent since the last call."""

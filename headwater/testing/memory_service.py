@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast
 
 from headwater.bus import Consumer, ConsumerLimits, DeadLetter, RetryPolicy
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import HandlerFailed, UsageError
-from headwater.eventstore import EventStore, WatchedEventStore
+from headwater.eventstore import EventStore, PersonalEventStore, WatchedEventStore
 from headwater.messages import Event, RecordedEvent
 from headwater.outbox import Publisher
+from headwater.privacy import PersonalData
 from headwater.sagas import DeadlineWorker
 from headwater.schemas import AvroDecoder
 from headwater.service import Service
 from headwater.testing.memory_bus import MemoryDeadLetters, MemorySource, MemoryTopics
+from headwater.testing.memory_keys import MemorySubjectKeys
 from headwater.testing.memory_projections import MemoryReadModels
 from headwater.testing.memory_sagas import MemorySagaEffects, MemorySagaStore
 from headwater.testing.memory_schemas import MemorySchemaBoard, MemorySchemas
@@ -41,11 +43,13 @@ class MemoryParts:
         self.board = MemorySchemaBoard()
         self.topics = MemoryTopics(self.log, values=service.value_encoder(MemorySchemas(), self.board))
         self.sagas = MemorySagaStore(clock=clock)
-        self.effects = MemorySagaEffects(self.log, self.sagas, clock=clock)
+        self.keys = MemorySubjectKeys(clock=clock)
+        self.personal = PersonalData(self.keys, registry, clock=clock)
+        self.effects = MemorySagaEffects(self.log, self.sagas, clock=clock, personal=self.personal)
         self.wake_workers: list[Callable[[], None]] = []
-        self.store = WatchedEventStore(self.effects.store, on_append=_nobody_to_wake)
+        self.store = WatchedEventStore(PersonalEventStore(self.effects.store, self.personal), on_append=_nobody_to_wake)
         self.publisher = Publisher(self.store, registry)
-        self.read_models = MemoryReadModels(self.log, registry)
+        self.read_models = MemoryReadModels(self.store, registry)
         self.dead_letters: MemoryDeadLetters = self.effects.dead_letters
         self.snapshots = MemorySnapshotStore()
         self.stream_cache = service.new_stream_cache()
@@ -74,13 +78,13 @@ class MemoryService:
 
     @property
     def recorded(self) -> tuple[RecordedEvent, ...]:
-        """Everything in the log, in order."""
+        """Everything in the log, in order, as it is stored: personal data is sealed."""
         return self._parts.log.events
 
     @property
     def events(self) -> tuple[Event, ...]:
         """The same as typed events."""
-        return tuple(self._service.events.registry.decode(recorded) for recorded in self.recorded)
+        return self._typed(self.recorded)
 
     @property
     def dead_letters(self) -> tuple[DeadLetter, ...]:
@@ -89,8 +93,11 @@ class MemoryService:
 
     def stream(self, stream_name: str) -> tuple[Event, ...]:
         """The typed events of one stream."""
+        return self._typed([recorded for recorded in self.recorded if recorded.stream_name == stream_name])
+
+    def _typed(self, recorded: Sequence[RecordedEvent]) -> tuple[Event, ...]:
         registry = self._service.events.registry
-        return tuple(registry.decode(recorded) for recorded in self.recorded if recorded.stream_name == stream_name)
+        return tuple(registry.decode(event) for event in self._parts.keys.open(recorded))
 
     async def settle(self, *, timeout_seconds: float = SETTLE_SECONDS, allow_dead_letters: bool = False) -> None:
         """Return once every handler has had every event, those that other handlers appended as well.
@@ -149,6 +156,7 @@ class MemoryService:
             values=AvroDecoder(MemorySchemaBoard(parts.board.topic)),
             publisher=parts.publisher,
             registry=self._service.events.registry,
+            personal=parts.personal,
             retry_policy=_RETRY_POLICY,
             limits=_LIMITS,
         )
