@@ -311,9 +311,7 @@ class MemoryTransaction:
             yield event
 
     def appended(self, event_id: UUID) -> RecordedEvent | None:
-        """The event with this id among this transaction's own appends."""
-        own = (event for _, recorded, _ in self._appends for event in recorded)
-        return next((event for event in own if event.event_id == event_id), None)
+        return next((event for _, recorded, _ in self._appends for event in recorded if event.event_id == event_id), None)
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncGenerator[None]:
@@ -525,7 +523,6 @@ class JoiningStore:
         return len([event async for event in self.read_stream(stream_name, connection=connection)])
 
     async def find_event(self, event_id: UUID, *, connection: CallerConnection | None = None) -> RecordedEvent | None:
-        """The event with this id, as the transaction sees it where one is given."""
         if isinstance(connection, MemoryTransaction):
             return connection.appended(event_id) or await self._base.find_event(event_id)
         return await self._base.find_event(event_id, connection=connection)

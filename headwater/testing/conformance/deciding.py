@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
-from uuid import uuid5
+from uuid import UUID, uuid5
 
 import pytest
 
@@ -101,12 +101,7 @@ class DecideConformance:
 
     async def test_repeated_command_is_recognised_before_it_is_decided(self, store: EventStore) -> None:
         """Decided anew it would be refused: it has been done."""
-
-        def refuse_twice(command: Add, state: Sum) -> list[Event]:
-            assert not state.total, "done already"
-            return _decide(command, state)
-
-        once, command_id = replace(SUM, decide=refuse_twice), uuid7()
+        once, command_id = replace(SUM, decide=_decide_once), uuid7()
         first = await decide(store, REGISTRY, once, STREAM, Add(), command_id=command_id)
         assert await decide(store, REGISTRY, once, STREAM, Add(), command_id=command_id) == first
 
@@ -150,6 +145,17 @@ class DecideConformance:
         decision = await decide(_Overtaken(store, overtake), REGISTRY, SUM, STREAM, Add(1, "mine"), command_id=command_id)
         assert [decision] == twins
         assert await store.stream_version(STREAM) == others_first + len(decision.events)
+
+    async def test_twin_that_is_first_between_two_looks_is_seen(self, store: EventStore) -> None:
+        """A decision on top of the twin's events would be refused, for it has been done."""
+        once, command_id = replace(SUM, decide=_decide_once), uuid7()
+        twins: list[Decision[Sum]] = []
+
+        async def overtake() -> None:
+            twins.append(await decide(store, REGISTRY, once, STREAM, Add(), command_id=command_id))
+
+        overtaken = _OvertakenAfterItsFirstLook(store, overtake)
+        assert [await decide(overtaken, REGISTRY, once, STREAM, Add(), command_id=command_id)] == twins
 
     async def test_command_of_another_stream_is_refused_and_says_what_to_do(self, store: EventStore) -> None:
         command_id = uuid7()
@@ -290,6 +296,11 @@ class DecideConformance:
             assert fresh.state == await _fold(store)
 
 
+def _decide_once(command: Add, state: Sum) -> list[Event]:
+    assert not state.total, "done already"
+    return _decide(command, state)
+
+
 def _evolve_downwards(state: Sum, _: Event) -> Sum:
     return Sum(state.total - 1)
 
@@ -336,6 +347,29 @@ class _Overtaken(WatchedEventStore):
         if overtake is not None:
             await overtake()
         return await super().append(stream_name, events, **options)
+
+
+class _OvertakenAfterItsFirstLook(WatchedEventStore):
+    """Lets something happen between the first two things that are read."""
+
+    def __init__(self, store: EventStore, overtake: Callable[[], Any]) -> None:
+        super().__init__(store, on_append=lambda: None)
+        self._overtake: Callable[[], Any] | None = overtake
+
+    async def read_stream(self, stream_name: str, **options: Any) -> AsyncIterator[RecordedEvent]:
+        async for event in super().read_stream(stream_name, **options):
+            yield event
+        await self._looked()
+
+    async def find_event(self, event_id: UUID, **options: Any) -> RecordedEvent | None:
+        found = await super().find_event(event_id, **options)
+        await self._looked()
+        return found
+
+    async def _looked(self) -> None:
+        overtake, self._overtake = self._overtake, None
+        if overtake is not None:
+            await overtake()
 
 
 class _Failing:
