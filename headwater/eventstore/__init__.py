@@ -14,13 +14,14 @@ outcome unknown, repeat with the same ids), the log lost its tail behind a reade
 from headwater.eventstore.decider import Decider, Decision, decide
 from headwater.eventstore.inspection import LAG_COUNT_MAX, EventFilter, LogInspection, LogStats, WriterInFlight
 from headwater.eventstore.postgres import PostgresEventStore
-from headwater.eventstore.store import READ_BATCH_SIZE, Checkpoint, EventStore, LogEpoch, LogIdentity, LogSlice, expected_number
+from headwater.eventstore.store import READ_BATCH_SIZE, Checkpoint, ClosedStream, EventStore, LogEpoch, LogIdentity, LogSlice, expected_number
 from headwater.eventstore.watched import WatchedEventStore
 
 __all__ = [
     "LAG_COUNT_MAX",
     "READ_BATCH_SIZE",
     "Checkpoint",
+    "ClosedStream",
     "Decider",
     "Decision",
     "EventFilter",

@@ -9,8 +9,8 @@ from typing import Final
 import asyncpg
 import orjson
 
-from headwater.errors import LogDiverged
-from headwater.eventstore.store import READ_BATCH_SIZE, VERSION_MAX, Checkpoint, LogEpoch, LogIdentity, LogSlice, expected_number
+from headwater.errors import LogDiverged, StreamNotFound
+from headwater.eventstore.store import READ_BATCH_SIZE, VERSION_MAX, Checkpoint, ClosedStream, LogEpoch, LogIdentity, LogSlice, expected_number
 from headwater.messages import AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent, check_stream_name, prepare
 from headwater.postgres import CallerConnection, Connection, Database, driver_connection, sql_file, translate_data_errors, translate_errors
 
@@ -21,6 +21,8 @@ _READ_STREAM_BACKWARDS = sql_file(_PACKAGE, "read_stream_backwards")
 _READ_STREAM_VERSION = sql_file(_PACKAGE, "read_stream_version")
 _READ_HORIZON = sql_file(_PACKAGE, "read_horizon")
 _READ_LOG = sql_file(_PACKAGE, "read_log")
+_READ_LOG_WITH_ARCHIVE = sql_file(_PACKAGE, "read_log_with_archive")
+_CLOSE_STREAM = sql_file(_PACKAGE, "close_stream")
 _OPEN_LOG = sql_file(_PACKAGE, "open_log")
 _READ_EVENT_ID = sql_file(_PACKAGE, "read_event_id")
 
@@ -30,6 +32,7 @@ class PostgresEventStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._archived_through = 0  # a hint, for which statement to try first
 
     async def append(
         self,
@@ -44,6 +47,7 @@ class PostgresEventStore:
         prepared = prepare(events, stream_name=stream_name)
         if connection is not None:
             driver = await driver_connection(connection)
+            await self._database.compare_log(driver)
             with translate_errors():
                 return await _append(driver, stream_name, prepared, expected)
         async with self._database.statement_connection() as own:
@@ -85,8 +89,17 @@ class PostgresEventStore:
         async with self._database.statement_connection() as connection:
             # Two statements on purpose: the events must be read under a snapshot younger than the horizon.
             horizon: int = await connection.fetchval(_READ_HORIZON)
-            rows = await connection.fetch(_READ_LOG, after, horizon, limit) if horizon > after else []
+            rows = await self._read_rows(connection, after, horizon, limit) if horizon > after else []
         return LogSlice(events=tuple(recorded_event(row) for row in rows), horizon=horizon)
+
+    async def _read_rows(self, connection: Connection, after: int, horizon: int, limit: int) -> Sequence[asyncpg.Record]:
+        """One page, from the hot table alone where its own snapshot says that nothing behind `after` is archived: reading both costs a tenth more."""
+        if after >= self._archived_through:
+            rows = await connection.fetch(_READ_LOG, after, horizon, limit)
+            self._archived_through = rows[0]["archived_through"] if rows else self._archived_through
+            if rows and self._archived_through <= after:
+                return rows
+        return await connection.fetch(_READ_LOG_WITH_ARCHIVE, after, horizon, limit)
 
     async def horizon(self) -> int:
         """How far the log may be read now."""
@@ -110,6 +123,15 @@ class PostgresEventStore:
                 f"the event {checkpoint.event_id} that was read at position {checkpoint.global_position} is not there any more: the log lost its "
                 "tail (a failover, or a restored backup). What was built from it must be rebuilt: headwater replay NAME"
             )
+
+    async def close_stream(self, stream_name: str, *, connection: CallerConnection | None = None) -> ClosedStream:
+        """Close a stream for good; see `EventStore.close_stream`."""
+        check_stream_name(stream_name)
+        async with self._reading(connection) as own:
+            row = await own.fetchrow(_CLOSE_STREAM, stream_name)
+        if row is None:
+            raise StreamNotFound(f"there is no stream {stream_name!r} to close")
+        return ClosedStream(stream_name=stream_name, version=row["version"], closed_at=row["closed_at"])
 
     @asynccontextmanager
     async def _reading(self, connection: CallerConnection | None) -> AsyncGenerator[Connection]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -59,6 +60,16 @@ class LogSlice:
     horizon: int
 
 
+@dataclass(frozen=True, slots=True)
+class ClosedStream:
+    """A stream that takes no further events."""
+
+    stream_name: str
+    version: int
+    """Of its last event, for good."""
+    closed_at: datetime
+
+
 class EventStore(Protocol):
     """An append-only log of events in streams."""
 
@@ -85,6 +96,7 @@ class EventStore(Protocol):
         Raises:
             WrongExpectedVersion: someone else was first; load again and decide again.
             DuplicateEvent: an event id is stored already, but not by this very append.
+            StreamClosed: the stream takes no further events.
             InvalidEvent, InvalidStreamName, UsageError: refused input; nothing was stored.
             StorageUnavailable: outcome unknown; repeat with the same event ids.
         Source: docs/decisions/0003-the-log.md
@@ -112,6 +124,20 @@ class EventStore(Protocol):
 
     async def stream_version(self, stream_name: str, *, connection: CallerConnection | None = None) -> int:
         """How many events the stream has; 0 when it does not exist."""
+        ...
+
+    async def close_stream(self, stream_name: str, *, connection: CallerConnection | None = None) -> ClosedStream:
+        """Close a stream for good: whatever it holds stays readable, and every further append raises `StreamClosed`.
+
+        Waits for appends to the stream that are in flight. Closing again changes nothing and answers with the first moment; repeating an append
+        that was stored before still returns its first result.
+
+        Args:
+            connection: close together with the caller's transaction, or not at all.
+        Raises:
+            StreamNotFound: there is no such stream.
+        Source: docs/decisions/0013-growing-old.md
+        """
         ...
 
     async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE) -> LogSlice:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from headwater.eventstore.store import READ_BATCH_SIZE, Checkpoint, EventStore, LogIdentity, LogSlice
+from headwater.eventstore.store import READ_BATCH_SIZE, Checkpoint, ClosedStream, EventStore, LogIdentity, LogSlice
 from headwater.messages import AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent
 from headwater.postgres import CallerConnection
 
@@ -49,6 +49,10 @@ class WatchedEventStore:
     async def stream_version(self, stream_name: str, *, connection: CallerConnection | None = None) -> int:
         """How many events the stream has; 0 when it does not exist."""
         return await self._store.stream_version(stream_name, connection=connection)
+
+    async def close_stream(self, stream_name: str, *, connection: CallerConnection | None = None) -> ClosedStream:
+        """Close a stream for good; see `EventStore.close_stream`."""
+        return await self._store.close_stream(stream_name, connection=connection)
 
     async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE) -> LogSlice:
         """The next events of the whole log, up to the horizon; see `EventStore.read_log`."""

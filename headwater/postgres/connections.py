@@ -22,6 +22,7 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProx
 
 CONNECTIONS_MAX: Final = 16
 CONNECT_TIMEOUT_SECONDS: Final = 10.0
+_PACKAGE: Final = "headwater.postgres"
 # A writer whose host vanished holds the horizon until the server notices (rule 11): at most these, not the two hours of TCP's defaults.
 DEAD_PEER_SETTINGS: Final = {
     "tcp_keepalives_idle": "10",
@@ -30,6 +31,8 @@ DEAD_PEER_SETTINGS: Final = {
     "tcp_user_timeout": "25000",
     "idle_in_transaction_session_timeout": "60000",
 }
+COMPARED_CONNECTIONS_MAX: Final = 1_000
+"""Connections of others remembered as compared; beyond, they are compared again."""
 # The log is read and written under READ COMMITTED (rule 3), whatever the database's own default is.
 SESSION_SETTINGS: Final = {"default_transaction_isolation": "read committed", **DEAD_PEER_SETTINGS}
 
@@ -109,12 +112,18 @@ class _PooledConnection(_DriverConnection):
         return str(super().get_reset_query())
 
 
+async def _open_log(connection: Connection) -> None:
+    if await connection.fetchval(sql_file(_PACKAGE, "can_open_log")):
+        await connection.execute(sql_file(_PACKAGE, "open_log"))
+
+
 class Database:
     """A pool of connections to one database, with Headwater's settings."""
 
     def __init__(self, dsn: str, *, connections_max: int = CONNECTIONS_MAX, application_name: str = "headwater") -> None:
         self._dsn, self._connections_max, self._application_name = dsn, connections_max, application_name
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._compared: dict[int, object] = {}
 
     @property
     def address(self) -> str:
@@ -143,6 +152,7 @@ class Database:
                     max_size=self._connections_max,
                     timeout=CONNECT_TIMEOUT_SECONDS,
                     connection_class=_PooledConnection,
+                    init=self._begin_session,
                     server_settings={"application_name": self._application_name, **SESSION_SETTINGS},
                 )
         except StorageUnavailable as error:
@@ -197,8 +207,40 @@ class Database:
     async def connect(self) -> asyncpg.Connection[asyncpg.Record]:
         """A connection of its own, outside the pool, for what holds one for long. The caller closes it."""
         with translate_errors():
-            return await asyncpg.connect(
+            connection = await asyncpg.connect(
                 self._dsn,
                 timeout=CONNECT_TIMEOUT_SECONDS,
                 server_settings={"application_name": self._application_name, **SESSION_SETTINGS},
             )
+            try:
+                await self._begin_session(connection)
+            except BaseException:
+                connection.terminate()
+                raise
+            return connection
+
+    async def compare_log(self, connection: Connection) -> None:
+        """Before the first append on a connection: see whether the log's server is another than before, and open an epoch if it is (rule 5).
+
+        Does so on a connection of its own, so that an epoch is committed at once and held up by nobody's transaction. Costs nothing for
+        connections that come from here, or that were seen before.
+        """
+        if self._compared.get(connection.get_server_pid()) is connection.get_settings():
+            return
+        if self._pool is None:
+            await (await self.connect()).close()
+        else:
+            async with self.statement_connection() as own:
+                await _open_log(own)
+        self._remember(connection)
+
+    async def _begin_session(self, connection: Connection) -> None:
+        """What every new connection does first: a failover or a restored backup ends connections, so the first one after it finds the cut."""
+        await _open_log(connection)
+        self._remember(connection)
+
+    def _remember(self, connection: Connection) -> None:
+        if len(self._compared) >= COMPARED_CONNECTIONS_MAX:
+            self._compared.clear()
+        # A process id may be given again, to a connection with settings of its own.
+        self._compared[connection.get_server_pid()] = connection.get_settings()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from headwater.errors import (
     MigrationNeeded,
     StorageError,
     StorageUnavailable,
+    StreamClosed,
     TransactionConflict,
     UsageError,
     WrongExpectedVersion,
@@ -56,12 +58,17 @@ def _duplicate(facts: dict[str, Any], message: str) -> HeadwaterError:
     return DuplicateEvent(message, event_id=UUID(event_id) if event_id else None)
 
 
+def _closed(facts: dict[str, Any], message: str) -> HeadwaterError:
+    return StreamClosed(message, stream_name=facts["stream_name"], closed_at=datetime.fromisoformat(facts["closed_at"]))
+
+
 # SQLSTATEs that our own functions raise; the first is listed in docs/sql-append.md for other drivers.
 _OURS: dict[str, Callable[[dict[str, Any], str], HeadwaterError]] = {
     "HW001": _wrong_version,
     "HW002": _duplicate,
     "HW003": lambda _, message: InvalidEvent(message),
     "HW004": lambda _, message: HorizonUnavailable(message),
+    "HW010": _closed,
 }
 
 

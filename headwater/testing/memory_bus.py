@@ -25,7 +25,7 @@ from headwater.bus import (
 )
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import BrokerUnavailable, NotFoundError, StorageUnavailable, TransactionConflict, UsageError, WrongExpectedVersion
-from headwater.eventstore import READ_BATCH_SIZE, Checkpoint, EventStore, LogIdentity, LogSlice, expected_number
+from headwater.eventstore import READ_BATCH_SIZE, Checkpoint, ClosedStream, EventStore, LogIdentity, LogSlice, expected_number
 from headwater.kafka import Envelope, OffsetRange, Partition, encode_envelope, event_topic, partition_of
 from headwater.messages import (
     ANY,
@@ -477,6 +477,10 @@ class JoiningStore:
     async def stream_version(self, stream_name: str, *, connection: CallerConnection | None = None) -> int:
         """How many events the stream has."""
         return len([event async for event in self.read_stream(stream_name, connection=connection)])
+
+    async def close_stream(self, stream_name: str, *, connection: CallerConnection | None = None) -> ClosedStream:
+        """Close a stream for good; not in a transaction, which the doubles cannot."""
+        return await self._base.close_stream(stream_name, connection=connection)
 
     async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE) -> LogSlice:
         return await self._base.read_log(after=after, limit=limit)

@@ -7,8 +7,8 @@ from typing import Final, NoReturn
 from uuid import UUID
 
 from headwater.clock import SYSTEM_CLOCK, Clock
-from headwater.errors import DuplicateEvent, InvalidEvent, LogDiverged, UsageError, WrongExpectedVersion
-from headwater.eventstore import READ_BATCH_SIZE, Checkpoint, LogEpoch, LogIdentity, LogSlice, expected_number
+from headwater.errors import DuplicateEvent, InvalidEvent, LogDiverged, StreamClosed, StreamNotFound, UsageError, WrongExpectedVersion
+from headwater.eventstore import READ_BATCH_SIZE, Checkpoint, ClosedStream, LogEpoch, LogIdentity, LogSlice, expected_number
 from headwater.messages import EVENT_BYTES_MAX, AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent, check_stream_name, prepare
 from headwater.postgres import CallerConnection
 from headwater.randomness import SYSTEM_RANDOMNESS, Randomness
@@ -31,6 +31,7 @@ class MemoryEventStore:
         self._streams: dict[str, list[RecordedEvent]] = {}
         self._by_id: dict[UUID, RecordedEvent] = {}
         self._identity = LogIdentity(log_id=randomness.uuid7(), epochs=(LogEpoch(epoch=1, began_after=0),))
+        self._closed: dict[str, ClosedStream] = {}
         self._listeners: list[Callable[[], object]] = []
 
     async def append(
@@ -49,6 +50,7 @@ class MemoryEventStore:
         await self._clock.sleep(0)
         if (first_result := self._stored_before(stream_name, prepared)) is not None:
             return first_result
+        self._check_open(stream_name)
         stream = self._streams.get(stream_name, [])
         _check_version(stream_name, expected, len(stream))
         return self._store(stream_name, prepared)
@@ -85,6 +87,16 @@ class MemoryEventStore:
         await self._clock.sleep(0)
         return len(self._streams.get(stream_name, []))
 
+    async def close_stream(self, stream_name: str, *, connection: CallerConnection | None = None) -> ClosedStream:
+        """Close a stream for good; see `EventStore.close_stream`."""
+        if connection is not None:
+            _refuse_connection()
+        check_stream_name(stream_name)
+        await self._clock.sleep(0)
+        if (version := len(self._streams.get(stream_name, []))) == 0:
+            raise StreamNotFound(f"there is no stream {stream_name!r} to close")
+        return self._closed.setdefault(stream_name, ClosedStream(stream_name, version, self._clock.now()))
+
     async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE) -> LogSlice:
         """The next events of the whole log; see `EventStore.read_log`."""
         await self._clock.sleep(0)
@@ -117,6 +129,14 @@ class MemoryEventStore:
     def events(self) -> tuple[RecordedEvent, ...]:
         """The whole log, for assertions."""
         return tuple(self._log)
+
+    def _check_open(self, stream_name: str) -> None:
+        if (closed := self._closed.get(stream_name)) is not None:
+            raise StreamClosed(
+                f"stream {stream_name!r} was closed at {closed.closed_at} and takes no further events",
+                stream_name=stream_name,
+                closed_at=closed.closed_at,
+            )
 
     def _stored_before(self, stream_name: str, prepared: Sequence[NewEvent]) -> AppendResult | None:
         found = [self._by_id[event.event_id] for event in prepared if event.event_id in self._by_id]
