@@ -11,21 +11,37 @@ outcome unknown, repeat with the same ids), the log lost its tail behind a reade
 (`HorizonUnavailable`).
 """
 
+from headwater.eventstore.archive import ArchiveProgress, ArchiveSelection, archive_streams
 from headwater.eventstore.decider import Decider, Decision, decide
+from headwater.eventstore.exporting import ExportProgress, export_events
+from headwater.eventstore.importing import ImportProgress, import_events
 from headwater.eventstore.inspection import LAG_COUNT_MAX, EventFilter, LogInspection, LogStats, WriterInFlight
 from headwater.eventstore.postgres import PostgresEventStore
-from headwater.eventstore.store import READ_BATCH_SIZE, Checkpoint, ClosedStream, EventStore, LogEpoch, LogIdentity, LogSlice, expected_number
+from headwater.eventstore.store import (
+    READ_BATCH_SIZE,
+    Checkpoint,
+    ClosedStream,
+    EventStore,
+    LogEpoch,
+    LogIdentity,
+    LogSlice,
+    expected_number,
+)
 from headwater.eventstore.watched import WatchedEventStore
 
 __all__ = [
     "LAG_COUNT_MAX",
     "READ_BATCH_SIZE",
+    "ArchiveProgress",
+    "ArchiveSelection",
     "Checkpoint",
     "ClosedStream",
     "Decider",
     "Decision",
     "EventFilter",
     "EventStore",
+    "ExportProgress",
+    "ImportProgress",
     "LogEpoch",
     "LogIdentity",
     "LogInspection",
@@ -34,6 +50,9 @@ __all__ = [
     "PostgresEventStore",
     "WatchedEventStore",
     "WriterInFlight",
+    "archive_streams",
     "decide",
     "expected_number",
+    "export_events",
+    "import_events",
 ]

@@ -10,7 +10,16 @@ import asyncpg
 import orjson
 
 from headwater.errors import LogDiverged, StreamNotFound
-from headwater.eventstore.store import READ_BATCH_SIZE, VERSION_MAX, Checkpoint, ClosedStream, LogEpoch, LogIdentity, LogSlice, expected_number
+from headwater.eventstore.store import (
+    READ_BATCH_SIZE,
+    VERSION_MAX,
+    Checkpoint,
+    ClosedStream,
+    LogEpoch,
+    LogIdentity,
+    LogSlice,
+    expected_number,
+)
 from headwater.messages import AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent, check_stream_name, prepare
 from headwater.postgres import CallerConnection, Connection, Database, driver_connection, sql_file, translate_data_errors, translate_errors
 
@@ -89,7 +98,7 @@ class PostgresEventStore:
         async with self._database.statement_connection() as connection:
             # Two statements on purpose: the events must be read under a snapshot younger than the horizon.
             horizon: int = await connection.fetchval(_READ_HORIZON)
-            rows = await self._read_rows(connection, after, horizon, limit) if horizon > after else []
+            rows: Sequence[asyncpg.Record] = await self._read_rows(connection, after, horizon, limit) if horizon > after else ()
         return LogSlice(events=tuple(recorded_event(row) for row in rows), horizon=horizon)
 
     async def _read_rows(self, connection: Connection, after: int, horizon: int, limit: int) -> Sequence[asyncpg.Record]:

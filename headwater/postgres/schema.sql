@@ -26,7 +26,7 @@ BEGIN
     -- Ids first, then versions, each in a statement that sees what the lock waited for.
     -- One id, the usual case, is probed by itself: that plan is kept, the one over many is made anew at every call.
     IF event_ids IS NOT NULL
-       AND (cardinality(ids) > 1 OR EXISTS (SELECT FROM headwater.events AS e WHERE e.event_id = ids[1]))
+       AND (cardinality(ids) > 1 OR EXISTS (SELECT FROM headwater.all_events AS e WHERE e.event_id = ids[1]))
     THEN
         SELECT count(*) AS event_count,
                max(e.version) AS last_version,
@@ -36,7 +36,7 @@ BEGIN
                    AND array_agg(e.event_id ORDER BY e.version) = ids AS is_same_append,
                min(e.event_id::text) AS some_id
           INTO was_stored
-          FROM headwater.events AS e
+          FROM headwater.all_events AS e
          WHERE e.event_id = ANY (ids);
         IF was_stored.event_count > 0 THEN
             IF was_stored.is_same_append THEN
@@ -48,6 +48,8 @@ BEGIN
                 USING ERRCODE = 'HW002', DETAIL = jsonb_build_object('event_id', was_stored.some_id)::text;
         END IF;
     END IF;
+
+    PERFORM headwater.check_stream_open(this_stream);
 
     SELECT coalesce(max(e.version), 0) INTO version FROM headwater.events AS e WHERE e.stream_id = this_stream;
     IF version <> expected_version AND NOT (expected_version = -1 AND version > 0) THEN
@@ -121,6 +123,51 @@ BEGIN
 END
 $_$;
 
+CREATE FUNCTION headwater.check_stream_open(stream_id bigint) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    closed record;
+BEGIN
+    SELECT s.stream_name, s.closed_at
+      INTO closed
+      FROM headwater.streams AS s
+     WHERE s.stream_id = check_stream_open.stream_id
+       AND s.closed_at IS NOT NULL;
+    IF FOUND THEN
+        RAISE EXCEPTION 'stream % was closed at % and takes no further events', quote_literal(closed.stream_name), closed.closed_at
+            USING ERRCODE = 'HW010', DETAIL = jsonb_build_object('stream_name', closed.stream_name, 'closed_at', closed.closed_at)::text;
+    END IF;
+END
+$$;
+
+CREATE FUNCTION headwater.close_stream(stream_name text, OUT version bigint, OUT closed_at timestamp with time zone) RETURNS SETOF record
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    this_stream bigint;
+BEGIN
+    SELECT s.stream_id, s.closed_at
+      INTO this_stream, closed_at
+      FROM headwater.streams AS s
+     WHERE s.stream_name = close_stream.stream_name
+       FOR NO KEY UPDATE;
+    IF this_stream IS NULL THEN
+        RETURN;
+    END IF;
+    SELECT max(e.version) INTO version FROM headwater.all_events AS e WHERE e.stream_id = this_stream;
+    IF version IS NULL THEN
+        RETURN;
+    END IF;
+    IF closed_at IS NULL THEN
+        closed_at := clock_timestamp();
+        UPDATE headwater.streams AS s SET closed_at = close_stream.closed_at WHERE s.stream_id = this_stream;
+    END IF;
+    RETURN NEXT;
+END
+$$;
+
 CREATE FUNCTION headwater.lock_stream(stream_name text) RETURNS bigint
     LANGUAGE plpgsql
     AS $$
@@ -181,7 +228,8 @@ BEGIN
         THEN
             INSERT INTO headwater.log_epochs (epoch, log_id, system_identifier, timeline, database_oid, began_after)
             SELECT coalesce(latest.epoch, 0) + 1, coalesce(latest.log_id, gen_random_uuid()), here.system_identifier, here.timeline, here.database_oid,
-                   CASE WHEN latest.epoch IS NULL THEN 0 ELSE (SELECT coalesce(max(e.global_position), 0) FROM headwater.events AS e) END;
+                   CASE WHEN latest.epoch IS NULL THEN 0 ELSE (SELECT coalesce(max(e.global_position), 0) FROM headwater.all_events AS e) END
+                ON CONFLICT ON CONSTRAINT log_epochs_pkey DO NOTHING;
         END IF;
     END IF;
     RETURN QUERY SELECT * FROM headwater.log_epochs ORDER BY epoch;
@@ -240,6 +288,49 @@ BEGIN
     PERFORM set_config('headwater.append_lock', this_transaction, true);
 END
 $$;
+
+CREATE TABLE headwater.archived_events (
+    global_position bigint NOT NULL,
+    stream_id bigint NOT NULL,
+    version bigint NOT NULL,
+    type text NOT NULL,
+    data jsonb NOT NULL,
+    metadata jsonb NOT NULL,
+    event_id uuid NOT NULL,
+    recorded_at timestamp with time zone NOT NULL
+);
+
+CREATE TABLE headwater.events (
+    global_position bigint NOT NULL,
+    stream_id bigint NOT NULL,
+    version bigint NOT NULL,
+    type text NOT NULL,
+    data jsonb NOT NULL,
+    metadata jsonb NOT NULL,
+    event_id uuid NOT NULL,
+    recorded_at timestamp with time zone NOT NULL
+);
+
+CREATE VIEW headwater.all_events AS
+ SELECT events.global_position,
+    events.stream_id,
+    events.version,
+    events.type,
+    events.data,
+    events.metadata,
+    events.event_id,
+    events.recorded_at
+   FROM headwater.events
+UNION ALL
+ SELECT archived.global_position,
+    archived.stream_id,
+    archived.version,
+    archived.type,
+    archived.data,
+    archived.metadata,
+    archived.event_id,
+    archived.recorded_at
+   FROM headwater.archived_events archived;
 
 CREATE TABLE headwater.consumer_positions (
     group_name text NOT NULL COLLATE pg_catalog."C",
@@ -301,17 +392,6 @@ ALTER TABLE headwater.dead_letters ALTER COLUMN dead_letter_id ADD GENERATED ALW
     CACHE 1
 );
 
-CREATE TABLE headwater.events (
-    global_position bigint NOT NULL,
-    stream_id bigint NOT NULL,
-    version bigint NOT NULL,
-    type text NOT NULL,
-    data jsonb NOT NULL,
-    metadata jsonb NOT NULL,
-    event_id uuid NOT NULL,
-    recorded_at timestamp with time zone NOT NULL
-);
-
 CREATE SEQUENCE headwater.global_position_seq
     START WITH 1
     INCREMENT BY 1
@@ -322,6 +402,9 @@ CREATE SEQUENCE headwater.global_position_seq
 CREATE TABLE headwater.streams (
     stream_id bigint NOT NULL,
     stream_name text NOT NULL COLLATE pg_catalog."C",
+    closed_at timestamp with time zone,
+    archived_at timestamp with time zone,
+    CONSTRAINT streams_archived_is_closed CHECK (((archived_at IS NULL) OR (closed_at IS NOT NULL))),
     CONSTRAINT streams_stream_name_length CHECK (((char_length(stream_name) >= 1) AND (char_length(stream_name) <= 500)))
 );
 
@@ -334,7 +417,7 @@ CREATE VIEW headwater.log AS
     events.metadata,
     events.event_id,
     events.recorded_at
-   FROM (headwater.events
+   FROM (headwater.all_events events
      JOIN headwater.streams USING (stream_id));
 
 CREATE TABLE headwater.migrations (
@@ -453,6 +536,15 @@ ALTER TABLE headwater.streams ALTER COLUMN stream_id ADD GENERATED ALWAYS AS IDE
     CACHE 1
 );
 
+ALTER TABLE ONLY headwater.archived_events
+    ADD CONSTRAINT archived_events_event_id_key UNIQUE (event_id);
+
+ALTER TABLE ONLY headwater.archived_events
+    ADD CONSTRAINT archived_events_pkey PRIMARY KEY (global_position);
+
+ALTER TABLE ONLY headwater.archived_events
+    ADD CONSTRAINT archived_events_stream_id_version_key UNIQUE (stream_id, version);
+
 ALTER TABLE ONLY headwater.consumer_positions
     ADD CONSTRAINT consumer_positions_pkey PRIMARY KEY (group_name, topic, partition);
 
@@ -511,6 +603,8 @@ CREATE INDEX dead_letters_retrying_idx ON headwater.dead_letters USING btree (gr
 CREATE INDEX saga_deadlines_due_at_idx ON headwater.saga_deadlines USING btree (due_at) WHERE (NOT is_failed);
 
 CREATE INDEX sagas_status_idx ON headwater.sagas USING btree (status, started_at);
+
+CREATE INDEX streams_to_archive_idx ON headwater.streams USING btree (stream_id) WHERE ((closed_at IS NOT NULL) AND (archived_at IS NULL));
 
 ALTER TABLE ONLY headwater.saga_deadlines
     ADD CONSTRAINT saga_deadlines_saga_fkey FOREIGN KEY (saga_type, saga_key) REFERENCES headwater.sagas(saga_type, saga_key) ON DELETE CASCADE;

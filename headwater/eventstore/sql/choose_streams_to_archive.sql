@@ -1,4 +1,4 @@
--- The next streams to archive, locked: whoever else archives passes them over.
+-- The next streams to archive, locked: whoever else archives waits, and then gets others.
 -- $1 stream_names text[] or NULL for all, $2 category text or NULL for all, $3 closed_before timestamptz or NULL for any moment, $4 limit bigint
 -- Returns stream_id bigint. Locks the rows of streams; relies on streams_to_archive_idx.
 SELECT streams.stream_id
@@ -10,4 +10,4 @@ SELECT streams.stream_id
    AND ($3::timestamptz IS NULL OR streams.closed_at < $3)
  ORDER BY streams.stream_id
  LIMIT $4
-   FOR NO KEY UPDATE SKIP LOCKED
+   FOR NO KEY UPDATE

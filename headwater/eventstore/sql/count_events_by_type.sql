@@ -4,7 +4,7 @@
 SELECT split_part(streams.stream_name, '-', 1) AS category,
        counted.type,
        sum(counted.event_count)::bigint AS event_count,
-       sum(counted.event_count) FILTER (WHERE counted.is_archived)::bigint AS archived_count,
+       coalesce(sum(counted.event_count) FILTER (WHERE counted.is_archived), 0)::bigint AS archived_count,
        sum(counted.stored_bytes)::bigint AS stored_bytes,
        max(counted.last_recorded_at) AS last_recorded_at
   FROM (SELECT stream_id,

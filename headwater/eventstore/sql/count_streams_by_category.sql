@@ -6,3 +6,4 @@ SELECT split_part(stream_name, '-', 1) AS category,
        count(archived_at) AS archived_count
   FROM headwater.streams
  GROUP BY split_part(stream_name, '-', 1)
+ ORDER BY category
