@@ -108,6 +108,14 @@ class AppendBlocked(LockTimeout):
         self.stream_names, self.holder_pid = stream_names, holder_pid
 
 
+class StreamClosed(ConcurrencyError):
+    """The stream was closed for good; the caller appends elsewhere, or not at all."""
+
+    def __init__(self, message: str, *, stream_name: str, closed_at: datetime) -> None:
+        super().__init__(message)
+        self.stream_name, self.closed_at = stream_name, closed_at
+
+
 class TransactionConflict(ConcurrencyError):
     """PostgreSQL ended the transaction for a deadlock or a serialisation failure; repeat the whole transaction."""
 
@@ -162,6 +170,26 @@ class LogDiverged(StorageError):
 
 class HorizonUnavailable(StorageError):
     """The log was read where its horizon cannot be known: on a standby, or outside READ COMMITTED."""
+
+
+# -- files of a log ---------------------------------------------------------------------------------------------------
+
+
+class LogFileDamaged(HeadwaterError):
+    """A file is no whole export of a log; whoever made it makes it again. Nothing from the bad line on was stored."""
+
+    def __init__(self, message: str, *, line: int | None = None) -> None:
+        super().__init__(message)
+        self.line = line
+        """Where, counted from 1: a line of JSON lines, a record of Avro; None where the file as a whole is meant."""
+
+
+class ImportRefused(HeadwaterError):
+    """The events of a sound file do not fit this log; an operator chooses another file or another log. Nothing from that line on was stored."""
+
+    def __init__(self, message: str, *, line: int) -> None:
+        super().__init__(message)
+        self.line = line
 
 
 # -- the shape of data ------------------------------------------------------------------------------------------------

@@ -12,8 +12,10 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from headwater.cli.archive import archive_command, close_command
 from headwater.cli.dead_letters import dead_letter_commands
 from headwater.cli.log import log_commands, stream_commands
+from headwater.cli.log_files import export_command, import_command
 from headwater.cli.outbox import outbox_commands
 from headwater.cli.output import JsonOption, ServiceOption
 from headwater.cli.projections import projection_commands
@@ -165,6 +167,10 @@ def bench_command(
     raise typer.Exit(benchmarks.run_benchmarks(names or [], json_output=json_output, seconds=seconds))
 
 
+log_commands.command("export")(export_command)
+log_commands.command("import")(import_command)
+stream_commands.command("close")(close_command)
+stream_commands.command("archive")(archive_command)
 for group_name, commands in GROUPS.items():
     app.add_typer(commands, name=group_name)
 

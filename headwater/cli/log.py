@@ -46,10 +46,10 @@ STATS_ROWS_DEFAULT: Final = 20
 """Types and tables that `stats` prints for people."""
 
 log_commands = typer.Typer(
-    no_args_is_help=True, help="Look at the log: `tail`, `show`, `stats`. Example: `headwater log tail --type OrderPlaced`"
+    no_args_is_help=True, help="Look at the log, write it into a file, read one. Example: `headwater log tail --type OrderPlaced`"
 )
 stream_commands = typer.Typer(
-    no_args_is_help=True, help="Look at one stream. Example: `headwater stream show order-1 --backwards --limit 5`"
+    no_args_is_help=True, help="Look at one stream, close it, archive it. Example: `headwater stream show order-1 --backwards --limit 5`"
 )
 
 CategoryOption = Annotated[str | None, typer.Option("--category", "-c", help="Only events of this category, like order.")]
@@ -269,13 +269,17 @@ def _stats_facts(stats: LogStats) -> dict[str, Any]:
         "log_id": stats.log_id,
         "epochs": [asdict(epoch) for epoch in stats.epochs],
         "event_count": stats.event_count,
+        "archived_event_count": stats.archived_event_count,
         "stream_count": stats.stream_count,
+        "closed_stream_count": stats.closed_stream_count,
+        "archived_stream_count": stats.archived_stream_count,
         "last_position": stats.last_position,
         "horizon": stats.horizon,
         "last_drawn": stats.last_drawn,
         "held_by": asdict(stats.holder) if stats.holder else None,
         "writers": [asdict(writer) for writer in stats.writers],
-        "streams": stats.stream_counts,
+        "streams": {counted.category: counted.stream_count for counted in stats.categories},
+        "categories": [asdict(counted) for counted in stats.categories],
         "types": [asdict(counted) for counted in stats.types],
         "tables": [asdict(table) for table in stats.tables],
     }
@@ -287,7 +291,9 @@ def _print_stats(stats: LogStats, limit: int) -> None:
         "log": stats.log_id or "not opened yet: no service has run on this database",
         "epoch": f"{epoch.epoch}, since {shown(epoch.began_at)}" if epoch else None,
         "events": stats.event_count,
+        "archived events": stats.archived_event_count,
         "streams": stats.stream_count,
+        "closed streams": f"{stats.closed_stream_count:,}, of them {stats.archived_stream_count:,} archived",
         "last position": stats.last_position,
         "horizon": stats.horizon,
         "writers in flight": len(stats.writers),
@@ -298,8 +304,10 @@ def _print_stats(stats: LogStats, limit: int) -> None:
         facts["held by"] = f"{who}, {holder.state or 'waiting'} since {shown(holder.began_at)}; up to {waiting:,} positions wait behind it"
     print_facts(facts)
     print()
-    counted = [(c.category, c.type, c.event_count, c.last_recorded_at) for c in stats.types[:limit]]
-    print_table(("category", "type", "events", "last recorded"), counted, empty="no events yet")
+    counted = [
+        (c.category, c.type, c.event_count, c.archived_count, _megabytes(c.stored_bytes), c.last_recorded_at) for c in stats.types[:limit]
+    ]
+    print_table(("category", "type", "events", "archived", "stored data", "last recorded"), counted, empty="no events yet")
     if len(stats.types) > limit:
         print(f"{limit} of {len(stats.types)} types; --limit shows more")
     print()

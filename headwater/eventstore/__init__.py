@@ -12,11 +12,14 @@ outcome unknown, repeat with the same ids), the log lost its tail behind a reade
 """
 
 from headwater.eventstore.appending import several_parts
+from headwater.eventstore.archive import ArchiveProgress, ArchiveSelection, archive_streams
 from headwater.eventstore.cache import CACHED_STREAMS_MAX, StreamCache
 from headwater.eventstore.commands import COMMAND_ID, event_id_of_command
 from headwater.eventstore.conditions import AppendCondition, ConditionToken, EventQuery, Matching, queries_of, token_of
 from headwater.eventstore.decider import Decider, Decision
 from headwater.eventstore.deciding import decide
+from headwater.eventstore.exporting import ExportProgress, export_events
+from headwater.eventstore.importing import ImportProgress, import_events
 from headwater.eventstore.inspection import LAG_COUNT_MAX, EventFilter, LogInspection, LogStats, WriterInFlight
 from headwater.eventstore.personal import PersonalEventStore
 from headwater.eventstore.postgres import PostgresEventStore
@@ -25,6 +28,7 @@ from headwater.eventstore.snapshots import Snapshot, Snapshots, SnapshotStore, S
 from headwater.eventstore.store import (
     READ_BATCH_SIZE,
     Checkpoint,
+    ClosedStream,
     EventStore,
     LogEpoch,
     LogIdentity,
@@ -41,13 +45,18 @@ __all__ = [
     "LAG_COUNT_MAX",
     "READ_BATCH_SIZE",
     "AppendCondition",
+    "ArchiveProgress",
+    "ArchiveSelection",
     "Checkpoint",
+    "ClosedStream",
     "ConditionToken",
     "Decider",
     "Decision",
     "EventFilter",
     "EventQuery",
     "EventStore",
+    "ExportProgress",
+    "ImportProgress",
     "LogEpoch",
     "LogIdentity",
     "LogInspection",
@@ -65,10 +74,13 @@ __all__ = [
     "StreamCache",
     "WatchedEventStore",
     "WriterInFlight",
+    "archive_streams",
     "decide",
     "event_id_of_command",
     "expected_in_words",
     "expected_number",
+    "export_events",
+    "import_events",
     "queries_of",
     "several_parts",
     "token_of",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
 import orjson
 
-from headwater.errors import ConcurrencyError, DuplicateEvent, InvalidEvent, UsageError, WrongExpectedVersion
+from headwater.errors import ConcurrencyError, DuplicateEvent, InvalidEvent, StreamClosed, UsageError, WrongExpectedVersion
 from headwater.eventstore.store import StreamAppend, expected_in_words, expected_number
 from headwater.messages import EVENTS_PER_APPEND_MAX, AppendResult, Event, ExpectedVersion, NewEvent, prepare
 
@@ -135,7 +136,7 @@ def metadata_text(metadata: Mapping[str, str]) -> str:
 
 
 Outcome = tuple[str, int | None, int | None, UUID | None]
-"""What became of a part: the outcome, its version (of a conflict: the one found) and position, and the id found of a duplicate."""
+"""What became of a part, as append_parts says it: the outcome, version, position, and the id found."""
 
 
 def results_of(unit: Unit, outcomes: Sequence[Outcome]) -> tuple[AppendResult, ...] | ConcurrencyError | None:
@@ -147,6 +148,14 @@ def results_of(unit: Unit, outcomes: Sequence[Outcome]) -> tuple[AppendResult, .
             return DuplicateEvent(
                 f"the event id {found_id} is stored already, but not by this very append; give new ids, or repeat the first append exactly",
                 event_id=found_id,
+            )
+    for part, (outcome, _, position, _) in zip(unit, outcomes, strict=True):
+        if outcome == "closed":
+            closed_at = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=position or 0)
+            return StreamClosed(
+                f"stream {part.stream_name!r} was closed at {closed_at} and takes no further events",
+                stream_name=part.stream_name,
+                closed_at=closed_at,
             )
     for part, (outcome, version, _, _) in zip(unit, outcomes, strict=True):
         if outcome == "conflict":

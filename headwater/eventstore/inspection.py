@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from headwater.errors import NotFoundError
@@ -51,7 +52,24 @@ class TypeCount:
     category: str
     type: str
     event_count: int
+    archived_count: int
+    """How many of them are in the archive."""
+    stored_bytes: int
+    """Their data and metadata as PostgreSQL keeps them (large values compressed), without rows' overhead and indexes."""
     last_recorded_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CategoryCount:
+    """The streams of one category, and what their events take."""
+
+    category: str
+    stream_count: int
+    closed_count: int
+    """How many of them take no further events, archived ones included."""
+    archived_count: int
+    event_count: int
+    stored_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +118,8 @@ class LogStats:
     epochs: tuple[EpochFacts, ...]
     types: tuple[TypeCount, ...]
     """Most events first."""
-    stream_counts: dict[str, int]
-    """By category."""
+    categories: tuple[CategoryCount, ...]
+    """By name."""
     tables: tuple[TableSize, ...]
     last_position: int
     """Of the last event that can be read."""
@@ -117,7 +135,19 @@ class LogStats:
 
     @property
     def stream_count(self) -> int:
-        return sum(self.stream_counts.values())
+        return sum(counted.stream_count for counted in self.categories)
+
+    @property
+    def archived_event_count(self) -> int:
+        return sum(counted.archived_count for counted in self.types)
+
+    @property
+    def closed_stream_count(self) -> int:
+        return sum(counted.closed_count for counted in self.categories)
+
+    @property
+    def archived_stream_count(self) -> int:
+        return sum(counted.archived_count for counted in self.categories)
 
     @property
     def holder(self) -> WriterInFlight | None:
@@ -175,8 +205,8 @@ class LogInspection:
         return LogStats(
             log_id=epochs[-1]["log_id"] if epochs else None,
             epochs=tuple(EpochFacts(row["epoch"], row["began_after"], row["began_at"]) for row in epochs),
-            types=tuple(TypeCount(*row.values()) for row in types),
-            stream_counts={row["category"]: row["stream_count"] for row in streams},
+            types=tuple(counted := [TypeCount(*row.values()) for row in types]),
+            categories=tuple(_category(row, counted) for row in streams),
             tables=tuple(
                 TableSize(
                     row["table_name"], row["total_bytes"], row["index_bytes"], row["row_estimate"] if row["row_estimate"] >= 0 else None
@@ -188,3 +218,15 @@ class LogInspection:
             last_drawn=last_drawn,
             writers=tuple(WriterInFlight(*row.values()) for row in writers),
         )
+
+
+def _category(row: Any, types: Sequence[TypeCount]) -> CategoryCount:
+    own = [counted for counted in types if counted.category == row["category"]]
+    return CategoryCount(
+        category=row["category"],
+        stream_count=row["stream_count"],
+        closed_count=row["closed_count"],
+        archived_count=row["archived_count"],
+        event_count=sum(counted.event_count for counted in own),
+        stored_bytes=sum(counted.stored_bytes for counted in own),
+    )

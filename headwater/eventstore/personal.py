@@ -8,7 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from headwater.eventstore.conditions import AppendCondition, EventQuery, Matching
-from headwater.eventstore.store import READ_BATCH_SIZE, Checkpoint, EventStore, LogIdentity, LogSlice, StreamAppend
+from headwater.eventstore.store import READ_BATCH_SIZE, Checkpoint, ClosedStream, EventStore, LogIdentity, LogSlice, StreamAppend
 from headwater.messages import AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent
 from headwater.postgres import CallerConnection
 from headwater.privacy import PersonalData, is_sealed
@@ -93,6 +93,10 @@ class PersonalEventStore:
     async def stream_version(self, stream_name: str, *, connection: CallerConnection | None = None) -> int:
         """How many events the stream has; 0 when it does not exist."""
         return await self._store.stream_version(stream_name, connection=connection)
+
+    async def close_stream(self, stream_name: str, *, connection: CallerConnection | None = None) -> ClosedStream:
+        """Close a stream for good; see `EventStore.close_stream`."""
+        return await self._store.close_stream(stream_name, connection=connection)
 
     async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE) -> LogSlice:
         """The next events of the whole log, opened, up to the horizon; see `EventStore.read_log`."""

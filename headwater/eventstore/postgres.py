@@ -12,11 +12,11 @@ import asyncpg
 import orjson
 
 from headwater.clock import SYSTEM_CLOCK
-from headwater.errors import AppendBlocked, LockTimeout, LogDiverged
+from headwater.errors import AppendBlocked, LockTimeout, LogDiverged, StreamNotFound
 from headwater.eventstore.appending import Arrays, Unit, one_part, results, several_parts
 from headwater.eventstore.conditions import AppendCondition, EventQuery, Matching, queries_of, token_of
 from headwater.eventstore.group import GroupAppender
-from headwater.eventstore.store import READ_BATCH_SIZE, VERSION_MAX, Checkpoint, LogEpoch, LogIdentity, LogSlice, StreamAppend
+from headwater.eventstore.store import READ_BATCH_SIZE, VERSION_MAX, Checkpoint, ClosedStream, LogEpoch, LogIdentity, LogSlice, StreamAppend
 from headwater.messages import AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent, check_stream_name
 from headwater.postgres import CallerConnection, Connection, Database, sql_file, translate_data_errors, translate_errors
 from headwater.randomness import SYSTEM_RANDOMNESS
@@ -36,6 +36,8 @@ _READ_STREAM_BACKWARDS = sql_file(_PACKAGE, "read_stream_backwards")
 _READ_STREAM_VERSION = sql_file(_PACKAGE, "read_stream_version")
 _READ_HORIZON = sql_file(_PACKAGE, "read_horizon")
 _READ_LOG = sql_file(_PACKAGE, "read_log")
+_READ_LOG_WITH_ARCHIVE = sql_file(_PACKAGE, "read_log_with_archive")
+_CLOSE_STREAM = sql_file(_PACKAGE, "close_stream")
 _OPEN_LOG = sql_file(_PACKAGE, "open_log")
 _READ_EVENT_ID = sql_file(_PACKAGE, "read_event_id")
 _READ_EVENT_WITH_ID = sql_file(_PACKAGE, "read_event_with_id")
@@ -49,6 +51,7 @@ class PostgresEventStore:
         self._group = GroupAppender(database)
         self._conditional: set[asyncio.Task[tuple[AppendResult, ...]]] = set()
         database.before_closing(self._finish_conditional)
+        self._archived_through = 0  # a hint, for which statement to try first
 
     async def append(
         self,
@@ -60,7 +63,7 @@ class PostgresEventStore:
     ) -> AppendResult:
         """Add events to the end of one stream, all of them or none; see `EventStore.append`."""
         unit = (one_part(stream_name, events, expected_version),)
-        stored = await (self._group.append(unit) if connection is None else _append_in(await self._database.joined(connection), unit, None))
+        stored = await (self._group.append(unit) if connection is None else _append_in(await self._joined(connection), unit, None))
         return stored[0]
 
     async def append_to_streams(
@@ -73,7 +76,7 @@ class PostgresEventStore:
         """Add events to the ends of several streams, all of them or none; see `EventStore.append_to_streams`."""
         unit = several_parts(appends)
         if connection is not None:
-            return await _append_in(await self._database.joined(connection), unit, condition)
+            return await _append_in(await self._joined(connection), unit, condition)
         if condition is None:
             return await self._group.append(unit)
         # In a task of its own: a caller's cancellation does not reach the commit.
@@ -97,6 +100,11 @@ class PostgresEventStore:
                         stream_names=tuple(part.stream_name for part in unit),
                     ) from error
             await SYSTEM_CLOCK.sleep(SYSTEM_RANDOMNESS.uniform(0, CONDITION_LOCK_MILLISECONDS / 1000))
+
+    async def _joined(self, connection: CallerConnection) -> Connection:
+        driver = await self._database.joined(connection)
+        await self._database.compare_log(driver)
+        return driver
 
     async def _finish_conditional(self) -> None:
         await asyncio.gather(*self._conditional, return_exceptions=True)
@@ -153,8 +161,17 @@ class PostgresEventStore:
         async with self._database.statement_connection() as connection:
             # Two statements on purpose: the events must be read under a snapshot younger than the horizon.
             horizon: int = await connection.fetchval(_READ_HORIZON)
-            rows = await connection.fetch(_READ_LOG, after, horizon, limit) if horizon > after else []
+            rows: Sequence[asyncpg.Record] = await self._read_rows(connection, after, horizon, limit) if horizon > after else ()
         return LogSlice(events=tuple(recorded_event(row) for row in rows), horizon=horizon)
+
+    async def _read_rows(self, connection: Connection, after: int, horizon: int, limit: int) -> Sequence[asyncpg.Record]:
+        """One page, from the hot table alone where its own snapshot says that nothing behind `after` is archived: reading both costs a tenth more."""
+        if after >= self._archived_through:
+            rows = await connection.fetch(_READ_LOG, after, horizon, limit)
+            self._archived_through = rows[0]["archived_through"] if rows else self._archived_through
+            if rows and self._archived_through <= after:
+                return rows
+        return await connection.fetch(_READ_LOG_WITH_ARCHIVE, after, horizon, limit)
 
     async def horizon(self) -> int:
         """How far the log may be read now."""
@@ -178,6 +195,15 @@ class PostgresEventStore:
                 f"the event {checkpoint.event_id} that was read at position {checkpoint.global_position} is not there any more: the log lost its "
                 "tail (a failover, or a restored backup). What was built from it must be rebuilt: headwater replay NAME"
             )
+
+    async def close_stream(self, stream_name: str, *, connection: CallerConnection | None = None) -> ClosedStream:
+        """Close a stream for good; see `EventStore.close_stream`."""
+        check_stream_name(stream_name)
+        async with self._reading(connection) as own:
+            row = await own.fetchrow(_CLOSE_STREAM, stream_name)
+        if row is None:
+            raise StreamNotFound(f"there is no stream {stream_name!r} to close")
+        return ClosedStream(stream_name=stream_name, version=row["version"], closed_at=row["closed_at"])
 
     @asynccontextmanager
     async def _reading(self, connection: CallerConnection | None) -> AsyncGenerator[Connection]:

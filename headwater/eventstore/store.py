@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -69,6 +70,16 @@ class StreamAppend:
     expected_version: ExpectedVersion
 
 
+@dataclass(frozen=True, slots=True)
+class ClosedStream:
+    """A stream that takes no further events."""
+
+    stream_name: str
+    version: int
+    """Of its last event, for good."""
+    closed_at: datetime
+
+
 class EventStore(Protocol):
     """An append-only log of events in streams."""
 
@@ -96,6 +107,7 @@ class EventStore(Protocol):
             WrongExpectedVersion: someone else was first; load again and decide again.
             DuplicateEvent: an event id is stored already, but not by this very append.
             AppendBlocked: another open transaction holds the stream for too long; nothing was stored, and the message names it.
+            StreamClosed: the stream takes no further events.
             InvalidEvent, InvalidStreamName, UsageError: refused input; nothing was stored.
             StorageUnavailable: outcome unknown; repeat with the same event ids.
         Source: docs/decisions/0003-the-log.md
@@ -155,6 +167,20 @@ class EventStore(Protocol):
 
     async def find_event(self, event_id: UUID, *, connection: CallerConnection | None = None) -> RecordedEvent | None:
         """The event with this id, if one is stored; with a connection, what its transaction sees."""
+        ...
+
+    async def close_stream(self, stream_name: str, *, connection: CallerConnection | None = None) -> ClosedStream:
+        """Close a stream for good: whatever it holds stays readable, and every further append raises `StreamClosed`.
+
+        Waits for appends to the stream that are in flight. Closing again changes nothing and answers with the first moment; repeating an append
+        that was stored before still returns its first result.
+
+        Args:
+            connection: close together with the caller's transaction, or not at all.
+        Raises:
+            StreamNotFound: there is no such stream.
+        Source: docs/decisions/0013-growing-old.md
+        """
         ...
 
     async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE) -> LogSlice:

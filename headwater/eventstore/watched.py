@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from uuid import UUID
 
 from headwater.eventstore.conditions import AppendCondition, EventQuery, Matching
-from headwater.eventstore.store import READ_BATCH_SIZE, Checkpoint, EventStore, LogIdentity, LogSlice, StreamAppend
+from headwater.eventstore.store import READ_BATCH_SIZE, Checkpoint, ClosedStream, EventStore, LogIdentity, LogSlice, StreamAppend
 from headwater.messages import AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent
 from headwater.postgres import CallerConnection
 
@@ -76,6 +76,10 @@ class WatchedEventStore:
     async def find_event(self, event_id: UUID, *, connection: CallerConnection | None = None) -> RecordedEvent | None:
         """The event with this id, if one is stored; see `EventStore.find_event`."""
         return await self._store.find_event(event_id, connection=connection)
+
+    async def close_stream(self, stream_name: str, *, connection: CallerConnection | None = None) -> ClosedStream:
+        """Close a stream for good; see `EventStore.close_stream`."""
+        return await self._store.close_stream(stream_name, connection=connection)
 
     async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE) -> LogSlice:
         """The next events of the whole log, up to the horizon; see `EventStore.read_log`."""

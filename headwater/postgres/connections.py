@@ -32,6 +32,8 @@ DEAD_PEER_SETTINGS: Final = {
     "tcp_user_timeout": "25000",
     "idle_in_transaction_session_timeout": "60000",
 }
+COMPARED_CONNECTIONS_MAX: Final = 1_000
+"""Connections of others remembered as compared; beyond, they are compared again."""
 # The log is read and written under READ COMMITTED (rule 3), whatever the database's own default is.
 SESSION_SETTINGS: Final = {"default_transaction_isolation": "read committed", **DEAD_PEER_SETTINGS}
 
@@ -98,6 +100,11 @@ async def _from_sqlalchemy(given: Any) -> Any:
     return driver  # pyright: ignore[reportUnknownVariableType] - asyncpg's record type parameter is not known here
 
 
+async def _open_log(connection: Connection) -> None:
+    if await connection.fetchval(sql_file(_PACKAGE, "can_open_log")):
+        await connection.execute(sql_file(_PACKAGE, "open_log"))
+
+
 class Database:
     """A pool of connections to one database, with Headwater's settings, for the log in one of its schemas.
 
@@ -119,6 +126,7 @@ class Database:
     ) -> None:
         self._dsn, self._connections_max, self._application_name = dsn, connections_max, application_name
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._compared: dict[int, object] = {}
         self.schema: Final = check_schema(schema)
         self.is_pooled_by_transaction: Final = pooling == "transaction"
         """Whether sessions are not ours to keep: no LISTEN, no locks and no settings that outlive a transaction."""
@@ -153,7 +161,9 @@ class Database:
             return
         try:
             with translate_errors():
-                self._pool = await asyncpg.create_pool(self._dsn, min_size=1, max_size=self._connections_max, **self._connect_options())
+                self._pool = await asyncpg.create_pool(
+                    self._dsn, min_size=1, max_size=self._connections_max, init=self._begin_session, **self._connect_options()
+                )
         except StorageUnavailable as error:
             raise StorageUnavailable(f"{error} (tried {self.address})") from error.__cause__
         except (asyncpg.InterfaceError, ValueError, OverflowError) as error:
@@ -234,7 +244,13 @@ class Database:
             StorageUnavailable: nobody answers at the address.
         """
         with translate_errors():
-            return await asyncpg.connect(self._dsn, **self._connect_options())
+            connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(self._dsn, **self._connect_options())
+            try:
+                await self._begin_session(connection)
+            except BaseException:
+                connection.terminate()
+                raise
+            return connection
 
     async def joined(self, connection: CallerConnection) -> Connection:
         """A caller's connection, inside an open transaction, on which Headwater's statements reach this database's log.
@@ -243,3 +259,29 @@ class Database:
             UsageError: it is no asyncpg connection, or has no open transaction.
         """
         return await driver_connection(connection, self.schema)
+
+    async def compare_log(self, connection: Connection) -> None:
+        """Before the first append on a connection: see whether the log's server is another than before, and open an epoch if it is (rule 5).
+
+        Does so on a connection of its own, so that an epoch is committed at once and held up by nobody's transaction. Costs nothing for
+        connections that come from here, or that were seen before.
+        """
+        if self._compared.get(connection.get_server_pid()) is connection.get_settings():
+            return
+        if self._pool is None:
+            await (await self.connect()).close()
+        else:
+            async with self.statement_connection() as own:
+                await _open_log(own)
+        self._remember(connection)
+
+    async def _begin_session(self, connection: Connection) -> None:
+        """What every new connection does first: a failover or a restored backup ends connections, so the first one after it finds the cut."""
+        await _open_log(connection)
+        self._remember(connection)
+
+    def _remember(self, connection: Connection) -> None:
+        if len(self._compared) >= COMPARED_CONNECTIONS_MAX:
+            self._compared.clear()
+        # A process id may be given again, to a connection with settings of its own.
+        self._compared[connection.get_server_pid()] = connection.get_settings()

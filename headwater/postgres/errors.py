@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +21,7 @@ from headwater.errors import (
     MigrationNeeded,
     StorageError,
     StorageUnavailable,
+    StreamClosed,
     TransactionConflict,
     UsageError,
     WrongExpectedVersion,
@@ -67,6 +69,10 @@ def _condition_failed(facts: dict[str, Any], message: str) -> HeadwaterError:
     )
 
 
+def _closed(facts: dict[str, Any], message: str) -> HeadwaterError:
+    return StreamClosed(message, stream_name=facts["stream_name"], closed_at=datetime.fromisoformat(facts["closed_at"]))
+
+
 # SQLSTATEs that our own functions raise; the first is listed in docs/sql-append.md for other drivers.
 _OURS: dict[str, Callable[[dict[str, Any], str], HeadwaterError]] = {
     "HW001": _wrong_version,
@@ -74,6 +80,7 @@ _OURS: dict[str, Callable[[dict[str, Any], str], HeadwaterError]] = {
     "HW003": lambda _, message: InvalidEvent(message),
     "HW004": lambda _, message: HorizonUnavailable(message),
     "HW005": _condition_failed,
+    "HW010": _closed,
 }
 
 

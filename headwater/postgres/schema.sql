@@ -31,11 +31,11 @@ BEGIN
               WHERE coalesce(cardinality(q.tags), 0) = 0 AND coalesce(cardinality(q.types), 0) = 0
               ORDER BY scope) AS scopes;
 
-    IF NOT EXISTS (SELECT FROM headwater.events AS e WHERE e.event_id = event_ids[1]) THEN
+    IF NOT EXISTS (SELECT FROM headwater.all_events AS e WHERE e.event_id = event_ids[1]) THEN
         SELECT e.global_position, e.type, e.event_id
           INTO found
           FROM headwater.matching_positions(query, read_horizon) AS m(global_position)
-          JOIN headwater.events AS e ON e.global_position = m.global_position
+          JOIN headwater.all_events AS e ON e.global_position = m.global_position
          WHERE e.event_id <> ALL (known_ids)
          ORDER BY e.global_position
          LIMIT 1;
@@ -110,6 +110,7 @@ CREATE FUNCTION headwater.append_one(stream_name text, expected_version bigint, 
     AS $$
 DECLARE
     this_stream bigint;
+    is_open     boolean;
     is_repeated boolean;
 BEGIN
     IF headwater.is_stream_name(append_one.stream_name) AND headwater.is_event(append_one.type, append_one.data, append_one.metadata)
@@ -117,16 +118,18 @@ BEGIN
        AND pg_try_advisory_xact_lock_shared(headwater.append_lock_namespace()::integer, headwater.scope_of('all', ''))
        AND pg_try_advisory_xact_lock_shared(headwater.append_lock_namespace()::integer, headwater.scope_of('type', append_one.type))
     THEN
-        SELECT s.stream_id INTO this_stream FROM headwater.streams AS s WHERE s.stream_name = append_one.stream_name FOR NO KEY UPDATE SKIP LOCKED;
+        SELECT s.stream_id, s.closed_at IS NULL INTO this_stream, is_open FROM headwater.streams AS s WHERE s.stream_name = append_one.stream_name FOR NO KEY UPDATE SKIP LOCKED;
         IF this_stream IS NULL THEN
+            is_open := true;
             INSERT INTO headwater.streams AS s (stream_name) VALUES (append_one.stream_name)
                 ON CONFLICT ON CONSTRAINT streams_stream_name_key DO NOTHING
                 RETURNING s.stream_id INTO this_stream;
         END IF;
-        SELECT EXISTS (SELECT FROM headwater.events AS e WHERE e.event_id = append_one.event_id),
+        SELECT EXISTS (SELECT FROM headwater.events AS e WHERE e.event_id = append_one.event_id)
+                   OR EXISTS (SELECT FROM headwater.archived_events AS e WHERE e.event_id = append_one.event_id),
                (SELECT coalesce(max(e.version), 0) FROM headwater.events AS e WHERE e.stream_id = this_stream)
           INTO is_repeated, version;
-        IF this_stream IS NOT NULL AND NOT is_repeated AND (expected_version = version OR expected_version IS NULL OR expected_version = -1 AND version > 0) THEN
+        IF is_open AND this_stream IS NOT NULL AND NOT is_repeated AND (expected_version = version OR expected_version IS NULL OR expected_version = -1 AND version > 0) THEN
             PERFORM pg_advisory_xact_lock_shared((headwater.append_lock_namespace() << 48) | (s.last_value - (NOT s.is_called)::int))
                FROM headwater.global_position_seq AS s;
             INSERT INTO headwater.events AS e (global_position, stream_id, version, type, data, metadata, event_id, recorded_at)
@@ -162,6 +165,8 @@ DECLARE
     last_part       integer;
     is_accepted     boolean;
     has_repeated    boolean;
+    has_closed      boolean;
+    closed_at       timestamptz;
     repeated_count  integer;
     this_stream     integer;
     repeated        record;
@@ -184,9 +189,12 @@ BEGIN
     stream_ids := headwater.lock_streams(stream_names, may_wait);
 
     -- A statement that sees what the locks waited for.
-    SELECT EXISTS (SELECT FROM unnest(event_ids) AS i(event_id) JOIN headwater.events AS e ON e.event_id = i.event_id),
+    SELECT EXISTS (SELECT FROM unnest(event_ids) AS i(event_id) JOIN headwater.events AS e ON e.event_id = i.event_id)
+               OR EXISTS (SELECT FROM headwater.archived_events)
+                  AND EXISTS (SELECT FROM unnest(event_ids) AS i(event_id) JOIN headwater.archived_events AS e ON e.event_id = i.event_id),
+           EXISTS (SELECT FROM unnest(stream_ids) AS i(stream_id) JOIN headwater.streams AS s ON s.stream_id = i.stream_id AND s.closed_at IS NOT NULL),
            array_agg((SELECT coalesce(max(e.version), 0) FROM headwater.events AS e WHERE e.stream_id = n.stream_id) ORDER BY n.ordinal)
-      INTO has_repeated, stream_versions
+      INTO has_repeated, has_closed, stream_versions
       FROM unnest(stream_ids) WITH ORDINALITY AS n(stream_id, ordinal);
 
     WHILE first_part <= part_count LOOP
@@ -216,6 +224,13 @@ BEGIN
                         versions[part] := repeated.version;
                         positions[part] := repeated.global_position;
                         found_ids[part] := repeated.found_id;
+                    END IF;
+                END IF;
+                IF outcomes[part] IS NULL AND has_closed THEN
+                    SELECT s.closed_at INTO closed_at FROM headwater.streams AS s WHERE s.stream_id = stream_ids[this_stream];
+                    IF closed_at IS NOT NULL THEN
+                        outcomes[part] := 'closed';
+                        positions[part] := extract(epoch FROM closed_at) * 1000000;
                     END IF;
                 END IF;
                 IF outcomes[part] IS NULL AND stream_versions[this_stream] <> expected_versions[part]
@@ -306,7 +321,7 @@ BEGIN
       INTO outcomes, versions, positions, found_ids
       FROM headwater.append_parts(stream_names, array_fill(1, ARRAY[cardinality(part_streams)]), part_streams, expected_versions, event_counts,
                                   types, data, metadata, event_ids, tag_events, tags, true) AS p;
-    PERFORM headwater.raise_outcome(stream_names, part_streams, expected_versions, outcomes, versions, found_ids);
+    PERFORM headwater.raise_outcome(stream_names, part_streams, expected_versions, outcomes, versions, positions, found_ids);
 END
 $$;
 
@@ -398,6 +413,33 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION headwater.close_stream(stream_name text, OUT version bigint, OUT closed_at timestamp with time zone) RETURNS SETOF record
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    this_stream bigint;
+BEGIN
+    SELECT s.stream_id, s.closed_at
+      INTO this_stream, closed_at
+      FROM headwater.streams AS s
+     WHERE s.stream_name = close_stream.stream_name
+       FOR NO KEY UPDATE;
+    IF this_stream IS NULL THEN
+        RETURN;
+    END IF;
+    SELECT max(e.version) INTO version FROM headwater.all_events AS e WHERE e.stream_id = this_stream;
+    IF version IS NULL THEN
+        RETURN;
+    END IF;
+    IF closed_at IS NULL THEN
+        closed_at := clock_timestamp();
+        UPDATE headwater.streams AS s SET closed_at = close_stream.closed_at WHERE s.stream_id = this_stream;
+    END IF;
+    RETURN NEXT;
+END
+$$;
+
 CREATE FUNCTION headwater.create_streams(stream_names text[], found_ids bigint[], missing text[]) RETURNS bigint[]
     LANGUAGE plpgsql
     AS $$
@@ -430,7 +472,7 @@ BEGIN
                AND array_agg(e.event_id ORDER BY e.version) = ids AS is_same_append,
            min(e.event_id::text)::uuid AS some_id
       INTO was_stored
-      FROM headwater.events AS e
+      FROM headwater.all_events AS e
      WHERE e.event_id = ANY (ids);
     IF was_stored.event_count = 0 THEN
         RETURN;
@@ -524,7 +566,7 @@ BEGIN
         IF item.tags = '{}' THEN
             RETURN QUERY
             SELECT e.global_position
-              FROM headwater.events AS e
+              FROM headwater.all_events AS e
              WHERE e.global_position > after
                AND (item.types = '{}' OR e.type = ANY (item.types));
         ELSE
@@ -537,7 +579,7 @@ BEGIN
                                  FROM unnest(item.tags[2:]) AS other(tag)
                                 WHERE NOT EXISTS (SELECT FROM headwater.event_tags AS t WHERE t.tag = other.tag AND t.global_position = first.global_position))
                AND (item.types = '{}'
-                    OR EXISTS (SELECT FROM headwater.events AS e WHERE e.global_position = first.global_position AND e.type = ANY (item.types)));
+                    OR EXISTS (SELECT FROM headwater.all_events AS e WHERE e.global_position = first.global_position AND e.type = ANY (item.types)));
         END IF;
     END LOOP;
 END
@@ -600,16 +642,24 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION headwater.raise_outcome(stream_names text[], part_streams integer[], expected_versions bigint[], outcomes text[], versions bigint[], found_ids uuid[]) RETURNS void
+CREATE FUNCTION headwater.raise_outcome(stream_names text[], part_streams integer[], expected_versions bigint[], outcomes text[], versions bigint[], positions bigint[], found_ids uuid[]) RETURNS void
     LANGUAGE plpgsql IMMUTABLE
     AS $$
 DECLARE
-    expected bigint;
+    expected  bigint;
+    closed_at timestamptz;
 BEGIN
     FOR part IN 1..cardinality(outcomes) LOOP
         IF outcomes[part] = 'duplicate' THEN
             RAISE EXCEPTION 'the event id % is stored already, but not by this very append; give new ids, or repeat the first append exactly', found_ids[part]
                 USING ERRCODE = 'HW002', DETAIL = jsonb_build_object('event_id', found_ids[part])::text;
+        END IF;
+    END LOOP;
+    FOR part IN 1..cardinality(outcomes) LOOP
+        IF outcomes[part] = 'closed' THEN
+            closed_at := timestamptz 'epoch' + positions[part] * interval '1 microsecond';
+            RAISE EXCEPTION 'stream % was closed at % and takes no further events', quote_literal(stream_names[part_streams[part]]), closed_at
+                USING ERRCODE = 'HW010', DETAIL = jsonb_build_object('stream_name', stream_names[part_streams[part]], 'closed_at', closed_at)::text;
         END IF;
     END LOOP;
     FOR part IN 1..cardinality(outcomes) LOOP
@@ -720,6 +770,49 @@ BEGIN
 END
 $$;
 
+CREATE TABLE headwater.archived_events (
+    global_position bigint NOT NULL,
+    stream_id bigint NOT NULL,
+    version bigint NOT NULL,
+    type text NOT NULL,
+    data jsonb NOT NULL,
+    metadata jsonb NOT NULL,
+    event_id uuid NOT NULL,
+    recorded_at timestamp with time zone NOT NULL
+);
+
+CREATE TABLE headwater.events (
+    global_position bigint NOT NULL,
+    stream_id bigint NOT NULL,
+    version bigint NOT NULL,
+    type text NOT NULL,
+    data jsonb NOT NULL,
+    metadata jsonb NOT NULL,
+    event_id uuid NOT NULL,
+    recorded_at timestamp with time zone NOT NULL
+);
+
+CREATE VIEW headwater.all_events AS
+ SELECT events.global_position,
+    events.stream_id,
+    events.version,
+    events.type,
+    events.data,
+    events.metadata,
+    events.event_id,
+    events.recorded_at
+   FROM headwater.events
+UNION ALL
+ SELECT archived.global_position,
+    archived.stream_id,
+    archived.version,
+    archived.type,
+    archived.data,
+    archived.metadata,
+    archived.event_id,
+    archived.recorded_at
+   FROM headwater.archived_events archived;
+
 CREATE TABLE headwater.consumer_positions (
     group_name text NOT NULL COLLATE pg_catalog."C",
     topic text NOT NULL COLLATE pg_catalog."C",
@@ -786,17 +879,6 @@ CREATE TABLE headwater.event_tags (
     CONSTRAINT event_tags_tag_length CHECK (((char_length(tag) >= 1) AND (char_length(tag) <= 200)))
 );
 
-CREATE TABLE headwater.events (
-    global_position bigint NOT NULL,
-    stream_id bigint NOT NULL,
-    version bigint NOT NULL,
-    type text NOT NULL,
-    data jsonb NOT NULL,
-    metadata jsonb NOT NULL,
-    event_id uuid NOT NULL,
-    recorded_at timestamp with time zone NOT NULL
-);
-
 CREATE SEQUENCE headwater.global_position_seq
     START WITH 1
     INCREMENT BY 1
@@ -807,6 +889,9 @@ CREATE SEQUENCE headwater.global_position_seq
 CREATE TABLE headwater.streams (
     stream_id bigint NOT NULL,
     stream_name text NOT NULL COLLATE pg_catalog."C",
+    closed_at timestamp with time zone,
+    archived_at timestamp with time zone,
+    CONSTRAINT streams_archived_is_closed CHECK (((archived_at IS NULL) OR (closed_at IS NOT NULL))),
     CONSTRAINT streams_stream_name_length CHECK (((char_length(stream_name) >= 1) AND (char_length(stream_name) <= 500)))
 );
 
@@ -819,7 +904,7 @@ CREATE VIEW headwater.log AS
     events.metadata,
     events.event_id,
     events.recorded_at
-   FROM (headwater.events
+   FROM (headwater.all_events events
      JOIN headwater.streams USING (stream_id));
 
 CREATE TABLE headwater.migrations (
@@ -984,6 +1069,15 @@ CREATE TABLE headwater.subject_keys (
     CONSTRAINT subject_keys_wrapping_of_a_key CHECK (((wrapped_by IS NULL) OR (wrapped_key IS NOT NULL)))
 );
 
+ALTER TABLE ONLY headwater.archived_events
+    ADD CONSTRAINT archived_events_event_id_key UNIQUE (event_id);
+
+ALTER TABLE ONLY headwater.archived_events
+    ADD CONSTRAINT archived_events_pkey PRIMARY KEY (global_position);
+
+ALTER TABLE ONLY headwater.archived_events
+    ADD CONSTRAINT archived_events_stream_id_version_key UNIQUE (stream_id, version);
+
 ALTER TABLE ONLY headwater.consumer_positions
     ADD CONSTRAINT consumer_positions_pkey PRIMARY KEY (group_name, topic, partition);
 
@@ -1069,6 +1163,10 @@ CREATE INDEX dead_letters_retrying_idx ON headwater.dead_letters USING btree (gr
 CREATE INDEX saga_deadlines_due_at_idx ON headwater.saga_deadlines USING btree (due_at) WHERE (NOT is_failed);
 
 CREATE INDEX sagas_status_idx ON headwater.sagas USING btree (status, started_at);
+
+CREATE INDEX streams_closed_idx ON headwater.streams USING btree (stream_id) WHERE (closed_at IS NOT NULL);
+
+CREATE INDEX streams_to_archive_idx ON headwater.streams USING btree (stream_id) WHERE ((closed_at IS NOT NULL) AND (archived_at IS NULL));
 
 ALTER TABLE ONLY headwater.saga_deadlines
     ADD CONSTRAINT saga_deadlines_saga_fkey FOREIGN KEY (saga_type, saga_key) REFERENCES headwater.sagas(saga_type, saga_key) ON DELETE CASCADE;

@@ -227,6 +227,10 @@ class _Worker:
         if not read.events:
             await self._tail.moved_from(read.horizon)
             return
+        # Asked after the read: if the log is the same now, it was the same then. A pool gets new connections without a word (rule 5).
+        if await self._store.identity() != self._identity:
+            self._version = None
+            return
         try:
             is_busy = not await self._apply(version, read)
         except ProjectionFailed as error:

@@ -7,6 +7,9 @@ the same, and refuses what it would have to change. So validators, defaults and 
 A schema's life: made from the class → registered (an id, from the schema's own text, in the service's database) → published (the topic
 `_headwater_schemas`, before the first record that needs it) → found by any reader of the cluster, years later too.
 
+Beside it, `log_files`: files of a log, JSON lines and Avro container files, written and read as a stream. A file begins with a header (which log,
+which part of it) and ends with a count, so that one that was cut off is never taken for a whole one; `LogFileDamaged` names the line.
+
 What can fail: a class has no schema (`SchemaError`, when the service starts), a value does not fit its schema (`SchemaMismatch`: the relay sends
 JSON instead, a reader makes a dead letter), an id that nobody published (`UnknownSchema`). Decision: docs/decisions/0007-avro-and-schema-ids.md.
 """
@@ -14,6 +17,16 @@ JSON instead, a reader makes a dead letter), an id that nobody published (`Unkno
 from headwater.schemas.codec import FRAME_BYTES, AvroCodec, SchemaCodec, frame, schema_id_of
 from headwater.schemas.generator import avro_schema, canonical_text
 from headwater.schemas.kafka import SCHEMAS_TOPIC, KafkaSchemaBoard
+from headwater.schemas.log_files import (
+    FileEvent,
+    LogFileFormat,
+    LogFileHeader,
+    LogFileReader,
+    LogFileWriter,
+    format_of,
+    open_reader,
+    open_writer,
+)
 from headwater.schemas.postgres import PostgresSchemas
 from headwater.schemas.store import (
     PublishedSchemas,
@@ -32,7 +45,12 @@ __all__ = [
     "AvroCodec",
     "AvroDecoder",
     "AvroEncoder",
+    "FileEvent",
     "KafkaSchemaBoard",
+    "LogFileFormat",
+    "LogFileHeader",
+    "LogFileReader",
+    "LogFileWriter",
     "PostgresSchemas",
     "PublishedSchemas",
     "RegisteredSchema",
@@ -43,7 +61,10 @@ __all__ = [
     "candidate_ids",
     "canonical_text",
     "fingerprint_of",
+    "format_of",
     "frame",
     "no_id_left",
+    "open_reader",
+    "open_writer",
     "schema_id_of",
 ]

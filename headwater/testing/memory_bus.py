@@ -30,6 +30,7 @@ from headwater.eventstore import (
     READ_BATCH_SIZE,
     AppendCondition,
     Checkpoint,
+    ClosedStream,
     EventQuery,
     EventStore,
     LogIdentity,
@@ -526,6 +527,10 @@ class JoiningStore:
         if isinstance(connection, MemoryTransaction):
             return connection.appended(event_id) or await self._base.find_event(event_id)
         return await self._base.find_event(event_id, connection=connection)
+
+    async def close_stream(self, stream_name: str, *, connection: CallerConnection | None = None) -> ClosedStream:
+        """Close a stream for good; not in a transaction, which the doubles cannot."""
+        return await self._base.close_stream(stream_name, connection=connection)
 
     async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE) -> LogSlice:
         return await self._base.read_log(after=after, limit=limit)

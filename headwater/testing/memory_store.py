@@ -8,11 +8,21 @@ from typing import NoReturn
 from uuid import UUID
 
 from headwater.clock import SYSTEM_CLOCK, Clock
-from headwater.errors import ConditionFailed, DuplicateEvent, InvalidEvent, LogDiverged, UsageError, WrongExpectedVersion
+from headwater.errors import (
+    ConditionFailed,
+    DuplicateEvent,
+    InvalidEvent,
+    LogDiverged,
+    StreamClosed,
+    StreamNotFound,
+    UsageError,
+    WrongExpectedVersion,
+)
 from headwater.eventstore import (
     READ_BATCH_SIZE,
     AppendCondition,
     Checkpoint,
+    ClosedStream,
     EventQuery,
     LogEpoch,
     LogIdentity,
@@ -45,6 +55,7 @@ class MemoryEventStore:
         self._by_id: dict[UUID, RecordedEvent] = {}
         self._tags: dict[UUID, tuple[str, ...]] = {}
         self._identity = LogIdentity(log_id=randomness.uuid7(), epochs=(LogEpoch(epoch=1, began_after=0),))
+        self._closed: dict[str, ClosedStream] = {}
         self._listeners: list[Callable[[], object]] = []
 
     async def append(
@@ -87,6 +98,7 @@ class MemoryEventStore:
         if condition is not None:
             self._check_condition(condition)
         for part in parts:
+            self._check_open(part.stream_name)
             _check_version(part.stream_name, part.expected, len(self._streams.get(part.stream_name, [])))
         results = tuple(self._store(part.stream_name, part.events) for part in parts)
         for listener in self._listeners:
@@ -141,6 +153,16 @@ class MemoryEventStore:
         await self._clock.sleep(0)
         return self._by_id.get(event_id)
 
+    async def close_stream(self, stream_name: str, *, connection: CallerConnection | None = None) -> ClosedStream:
+        """Close a stream for good; see `EventStore.close_stream`."""
+        if connection is not None:
+            _refuse_connection()
+        check_stream_name(stream_name)
+        await self._clock.sleep(0)
+        if (version := len(self._streams.get(stream_name, []))) == 0:
+            raise StreamNotFound(f"there is no stream {stream_name!r} to close")
+        return self._closed.setdefault(stream_name, ClosedStream(stream_name, version, self._clock.now()))
+
     async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE) -> LogSlice:
         """The next events of the whole log; see `EventStore.read_log`."""
         await self._clock.sleep(0)
@@ -173,6 +195,14 @@ class MemoryEventStore:
     def events(self) -> tuple[RecordedEvent, ...]:
         """The whole log, for assertions."""
         return tuple(self._log)
+
+    def _check_open(self, stream_name: str) -> None:
+        if (closed := self._closed.get(stream_name)) is not None:
+            raise StreamClosed(
+                f"stream {stream_name!r} was closed at {closed.closed_at} and takes no further events",
+                stream_name=stream_name,
+                closed_at=closed.closed_at,
+            )
 
     def _stored_before(self, stream_name: str, prepared: Sequence[NewEvent]) -> AppendResult | UUID | None:
         """What this very append gave before; or an id that is stored in other company."""

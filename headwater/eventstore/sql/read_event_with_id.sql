@@ -1,5 +1,5 @@
 -- The event with one id.
--- $1 event_id uuid. Returns it with its stream's name, or nothing. Takes no locks; relies on events_event_id_key.
+-- $1 event_id uuid. Returns it with its stream's name, or nothing. Takes no locks; relies on events_event_id_key and its like in the archive.
 SELECT events.global_position,
        streams.stream_name,
        events.version,
@@ -8,6 +8,6 @@ SELECT events.global_position,
        events.metadata::text AS metadata,
        events.event_id,
        events.recorded_at
-  FROM headwater.events
+  FROM headwater.all_events AS events
   JOIN headwater.streams ON streams.stream_id = events.stream_id
  WHERE events.event_id = $1

@@ -1,6 +1,6 @@
 -- The last events that a filter finds, newest first, up to a horizon read before.
 -- $1 horizon bigint (inclusive), $2 category text, $3 type text, $4 stream_name text: NULL for all; $5 limit bigint
--- Returns the events with their streams' names. Takes no locks; relies on events_pkey, reading back until it has enough.
+-- Returns the events with their streams' names. Takes no locks; relies on events_pkey and its like in the archive, reading back until it has enough.
 SELECT events.global_position,
        streams.stream_name,
        events.version,
@@ -9,7 +9,7 @@ SELECT events.global_position,
        events.metadata::text AS metadata,
        events.event_id,
        events.recorded_at
-  FROM headwater.events
+  FROM headwater.all_events AS events
   JOIN headwater.streams ON streams.stream_id = events.stream_id
  WHERE events.global_position <= $1
    AND ($2::text IS NULL OR split_part(streams.stream_name, '-', 1) = $2)

@@ -9,7 +9,7 @@ SELECT events.global_position,
        events.metadata::text AS metadata,
        events.event_id,
        events.recorded_at
-  FROM headwater.events
+  FROM headwater.all_events AS events
   JOIN headwater.streams ON streams.stream_id = events.stream_id
  WHERE events.global_position IN (SELECT headwater.matching_positions($1, $2))
  ORDER BY events.global_position

@@ -1,6 +1,6 @@
 -- Events of one stream, from a version on.
 -- $1 stream_name text, $2 from_version bigint (inclusive), $3 limit bigint
--- Returns the events with their stream's name. Takes no locks; relies on events_stream_id_version_key.
+-- Returns the events with their stream's name. Takes no locks; relies on events_stream_id_version_key and its like in the archive.
 SELECT events.global_position,
        streams.stream_name,
        events.version,
@@ -9,7 +9,7 @@ SELECT events.global_position,
        events.metadata::text AS metadata,
        events.event_id,
        events.recorded_at
-  FROM headwater.events
+  FROM headwater.all_events AS events
   JOIN headwater.streams ON streams.stream_id = events.stream_id
  WHERE streams.stream_name = $1
    AND events.version >= $2

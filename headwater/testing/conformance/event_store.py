@@ -10,7 +10,17 @@ from typing import Any, ClassVar
 
 import pytest
 
-from headwater.errors import ConditionFailed, DuplicateEvent, InvalidEvent, InvalidStreamName, LogDiverged, UsageError, WrongExpectedVersion
+from headwater.errors import (
+    ConditionFailed,
+    DuplicateEvent,
+    InvalidEvent,
+    InvalidStreamName,
+    LogDiverged,
+    StreamClosed,
+    StreamNotFound,
+    UsageError,
+    WrongExpectedVersion,
+)
 from headwater.eventstore import READ_BATCH_SIZE, AppendCondition, Checkpoint, Decider, EventQuery, EventStore, StreamAppend, decide
 from headwater.messages import ANY, NO_STREAM, STREAM_EXISTS, Event, EventRegistry, NewEvent, RecordedEvent
 from headwater.telemetry import Correlation, correlate
@@ -212,6 +222,32 @@ class EventStoreConformance:
         with pytest.raises(UsageError, match="EventQuery"):
             await store.read_matching([])
         assert await _stream(store) == []
+
+    # -- closing
+
+    async def test_closed_stream_takes_no_further_events_and_stays_readable(self, store: EventStore) -> None:
+        await store.append(STREAM, [Counted(number=1), Counted(number=2)], expected_version=0)
+        closed = await store.close_stream(STREAM)
+        assert (closed.stream_name, closed.version) == (STREAM, 2)
+        for expected in (ANY, STREAM_EXISTS, 2, 0):
+            with pytest.raises(StreamClosed) as caught:
+                await store.append(STREAM, [Counted(number=3)], expected_version=expected)
+            error = caught.value
+            assert (error.stream_name, error.closed_at, error.retryable) == (STREAM, closed.closed_at, False)
+        assert await _numbers(store) == [1, 2]
+        assert await store.close_stream(STREAM) == closed
+        assert (await store.append("conformance-2", [Counted(number=1)], expected_version=0)).version == 1
+
+    async def test_append_repeated_after_its_stream_was_closed_answers_the_same(self, store: EventStore) -> None:
+        events = [NewEvent.of(Counted(number=number)) for number in (1, 2)]
+        first = await store.append(STREAM, events, expected_version=0)
+        await store.close_stream(STREAM)
+        assert await store.append(STREAM, events, expected_version=0) == first
+
+    async def test_stream_that_does_not_exist_cannot_be_closed(self, store: EventStore) -> None:
+        with pytest.raises(StreamNotFound, match=STREAM):
+            await store.close_stream(STREAM)
+        assert (await store.append(STREAM, [Counted(number=1)], expected_version=0)).version == 1
 
     # -- what is stored
 

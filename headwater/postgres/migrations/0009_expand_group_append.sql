@@ -211,7 +211,7 @@ BEGIN
                AND array_agg(e.event_id ORDER BY e.version) = ids AS is_same_append,
            min(e.event_id::text)::uuid AS some_id
       INTO was_stored
-      FROM headwater.events AS e
+      FROM headwater.all_events AS e
      WHERE e.event_id = ANY (ids);
     IF was_stored.event_count = 0 THEN
         RETURN;
@@ -230,8 +230,9 @@ $$;
 --   expected_versions  NULL: any; -1: the stream must exist; 0: it must not; n: it must have exactly n events
 --   tag_events, tags   the tags of the events, each with its event's place; NULL for none
 --   may_wait           false: what somebody else's open transaction holds is left out as `blocked` rather than waited for
--- Returns for each part its outcome, the version and position of its last event (of a conflict: the version found), and of a duplicate the id.
---   stored, repeated (stored before, by this very append), conflict, duplicate, blocked, withdrawn (another part of its unit failed)
+-- Returns for each part its outcome, the version and position of its last event (of a conflict: the version found; of a closed stream: when that was,
+-- in microseconds since 1970, as its position), and of a duplicate the id.
+--   stored, repeated (stored before, by this very append), conflict, duplicate, closed, blocked, withdrawn (another part of its unit failed)
 -- Raises HW003 (refused input), for the whole call; 23505 on events_event_id_key for ids that stand twice in it.
 -- Locks: the places of types and tags (shared), the streams' rows in order of name, then the shared append lock.
 -- For the functions below alone, which set how it is planned.
@@ -271,6 +272,8 @@ DECLARE
     last_part       integer;
     is_accepted     boolean;
     has_repeated    boolean;
+    has_closed      boolean;
+    closed_at       timestamptz;
     repeated_count  integer;
     this_stream     integer;
     repeated        record;
@@ -293,9 +296,12 @@ BEGIN
     stream_ids := headwater.lock_streams(stream_names, may_wait);
 
     -- A statement that sees what the locks waited for.
-    SELECT EXISTS (SELECT FROM unnest(event_ids) AS i(event_id) JOIN headwater.events AS e ON e.event_id = i.event_id),
+    SELECT EXISTS (SELECT FROM unnest(event_ids) AS i(event_id) JOIN headwater.events AS e ON e.event_id = i.event_id)
+               OR EXISTS (SELECT FROM headwater.archived_events)
+                  AND EXISTS (SELECT FROM unnest(event_ids) AS i(event_id) JOIN headwater.archived_events AS e ON e.event_id = i.event_id),
+           EXISTS (SELECT FROM unnest(stream_ids) AS i(stream_id) JOIN headwater.streams AS s ON s.stream_id = i.stream_id AND s.closed_at IS NOT NULL),
            array_agg((SELECT coalesce(max(e.version), 0) FROM headwater.events AS e WHERE e.stream_id = n.stream_id) ORDER BY n.ordinal)
-      INTO has_repeated, stream_versions
+      INTO has_repeated, has_closed, stream_versions
       FROM unnest(stream_ids) WITH ORDINALITY AS n(stream_id, ordinal);
 
     WHILE first_part <= part_count LOOP
@@ -325,6 +331,13 @@ BEGIN
                         versions[part] := repeated.version;
                         positions[part] := repeated.global_position;
                         found_ids[part] := repeated.found_id;
+                    END IF;
+                END IF;
+                IF outcomes[part] IS NULL AND has_closed THEN
+                    SELECT s.closed_at INTO closed_at FROM headwater.streams AS s WHERE s.stream_id = stream_ids[this_stream];
+                    IF closed_at IS NOT NULL THEN
+                        outcomes[part] := 'closed';
+                        positions[part] := extract(epoch FROM closed_at) * 1000000;
                     END IF;
                 END IF;
                 IF outcomes[part] IS NULL AND stream_versions[this_stream] <> expected_versions[part]
@@ -411,17 +424,27 @@ AS $$
 $$;
 
 -- Raises what became of a unit that was not stored, as the error of its first part that failed.
-CREATE FUNCTION headwater.raise_outcome(stream_names text[], part_streams integer[], expected_versions bigint[], outcomes text[], versions bigint[], found_ids uuid[])
+CREATE FUNCTION headwater.raise_outcome(
+    stream_names text[], part_streams integer[], expected_versions bigint[], outcomes text[], versions bigint[], positions bigint[], found_ids uuid[]
+)
 RETURNS void
 LANGUAGE plpgsql IMMUTABLE
 AS $$
 DECLARE
-    expected bigint;
+    expected  bigint;
+    closed_at timestamptz;
 BEGIN
     FOR part IN 1..cardinality(outcomes) LOOP
         IF outcomes[part] = 'duplicate' THEN
             RAISE EXCEPTION 'the event id % is stored already, but not by this very append; give new ids, or repeat the first append exactly', found_ids[part]
                 USING ERRCODE = 'HW002', DETAIL = jsonb_build_object('event_id', found_ids[part])::text;
+        END IF;
+    END LOOP;
+    FOR part IN 1..cardinality(outcomes) LOOP
+        IF outcomes[part] = 'closed' THEN
+            closed_at := timestamptz 'epoch' + positions[part] * interval '1 microsecond';
+            RAISE EXCEPTION 'stream % was closed at % and takes no further events', quote_literal(stream_names[part_streams[part]]), closed_at
+                USING ERRCODE = 'HW010', DETAIL = jsonb_build_object('stream_name', stream_names[part_streams[part]], 'closed_at', closed_at)::text;
         END IF;
     END LOOP;
     FOR part IN 1..cardinality(outcomes) LOOP
@@ -469,7 +492,7 @@ END
 $$;
 
 -- append_parts for one unit that waits for what others hold, and raises what came in its way.
--- Raises HW001 (wrong expected version; DETAIL is JSON), HW002 (an id is stored already), HW003 (refused input).
+-- Raises HW001 (wrong expected version; DETAIL is JSON), HW002 (an id is stored already), HW003 (refused input), HW010 (closed stream).
 CREATE FUNCTION headwater.append_unit(
     stream_names      text[],
     part_streams      integer[],
@@ -495,7 +518,7 @@ BEGIN
       INTO outcomes, versions, positions, found_ids
       FROM headwater.append_parts(stream_names, array_fill(1, ARRAY[cardinality(part_streams)]), part_streams, expected_versions, event_counts,
                                   types, data, metadata, event_ids, tag_events, tags, true) AS p;
-    PERFORM headwater.raise_outcome(stream_names, part_streams, expected_versions, outcomes, versions, found_ids);
+    PERFORM headwater.raise_outcome(stream_names, part_streams, expected_versions, outcomes, versions, positions, found_ids);
 END
 $$;
 
@@ -517,6 +540,7 @@ SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SE
 AS $$
 DECLARE
     this_stream bigint;
+    is_open     boolean;
     is_repeated boolean;
 BEGIN
     IF headwater.is_stream_name(append_one.stream_name) AND headwater.is_event(append_one.type, append_one.data, append_one.metadata)
@@ -524,16 +548,18 @@ BEGIN
        AND pg_try_advisory_xact_lock_shared(headwater.append_lock_namespace()::integer, headwater.scope_of('all', ''))
        AND pg_try_advisory_xact_lock_shared(headwater.append_lock_namespace()::integer, headwater.scope_of('type', append_one.type))
     THEN
-        SELECT s.stream_id INTO this_stream FROM headwater.streams AS s WHERE s.stream_name = append_one.stream_name FOR NO KEY UPDATE SKIP LOCKED;
+        SELECT s.stream_id, s.closed_at IS NULL INTO this_stream, is_open FROM headwater.streams AS s WHERE s.stream_name = append_one.stream_name FOR NO KEY UPDATE SKIP LOCKED;
         IF this_stream IS NULL THEN
+            is_open := true;
             INSERT INTO headwater.streams AS s (stream_name) VALUES (append_one.stream_name)
                 ON CONFLICT ON CONSTRAINT streams_stream_name_key DO NOTHING
                 RETURNING s.stream_id INTO this_stream;
         END IF;
-        SELECT EXISTS (SELECT FROM headwater.events AS e WHERE e.event_id = append_one.event_id),
+        SELECT EXISTS (SELECT FROM headwater.events AS e WHERE e.event_id = append_one.event_id)
+                   OR EXISTS (SELECT FROM headwater.archived_events AS e WHERE e.event_id = append_one.event_id),
                (SELECT coalesce(max(e.version), 0) FROM headwater.events AS e WHERE e.stream_id = this_stream)
           INTO is_repeated, version;
-        IF this_stream IS NOT NULL AND NOT is_repeated AND (expected_version = version OR expected_version IS NULL OR expected_version = -1 AND version > 0) THEN
+        IF is_open AND this_stream IS NOT NULL AND NOT is_repeated AND (expected_version = version OR expected_version IS NULL OR expected_version = -1 AND version > 0) THEN
             PERFORM pg_advisory_xact_lock_shared((headwater.append_lock_namespace() << 48) | (s.last_value - (NOT s.is_called)::int))
                FROM headwater.global_position_seq AS s;
             INSERT INTO headwater.events AS e (global_position, stream_id, version, type, data, metadata, event_id, recorded_at)
@@ -556,7 +582,7 @@ $$;
 --   event_ids         may be NULL: drawn here. Repeating an append with the same ids stores nothing and returns the first result.
 --   tags              given to each of the events; may be NULL
 -- Returns the version and the position of the last event.
--- Raises HW001 (wrong expected version; DETAIL is JSON), HW002 (an id is stored already), HW003 (refused input).
+-- Raises HW001 (wrong expected version; DETAIL is JSON), HW002 (an id is stored already), HW003 (refused input), HW010 (closed stream).
 CREATE FUNCTION headwater.append_events(
     stream_name      text,
     expected_version bigint,
@@ -601,7 +627,7 @@ BEGIN
         IF item.tags = '{}' THEN
             RETURN QUERY
             SELECT e.global_position
-              FROM headwater.events AS e
+              FROM headwater.all_events AS e
              WHERE e.global_position > after
                AND (item.types = '{}' OR e.type = ANY (item.types));
         ELSE
@@ -614,7 +640,7 @@ BEGIN
                                  FROM unnest(item.tags[2:]) AS other(tag)
                                 WHERE NOT EXISTS (SELECT FROM headwater.event_tags AS t WHERE t.tag = other.tag AND t.global_position = first.global_position))
                AND (item.types = '{}'
-                    OR EXISTS (SELECT FROM headwater.events AS e WHERE e.global_position = first.global_position AND e.type = ANY (item.types)));
+                    OR EXISTS (SELECT FROM headwater.all_events AS e WHERE e.global_position = first.global_position AND e.type = ANY (item.types)));
         END IF;
     END LOOP;
 END
@@ -667,11 +693,11 @@ BEGIN
               WHERE coalesce(cardinality(q.tags), 0) = 0 AND coalesce(cardinality(q.types), 0) = 0
               ORDER BY scope) AS scopes;
 
-    IF NOT EXISTS (SELECT FROM headwater.events AS e WHERE e.event_id = event_ids[1]) THEN
+    IF NOT EXISTS (SELECT FROM headwater.all_events AS e WHERE e.event_id = event_ids[1]) THEN
         SELECT e.global_position, e.type, e.event_id
           INTO found
           FROM headwater.matching_positions(query, read_horizon) AS m(global_position)
-          JOIN headwater.events AS e ON e.global_position = m.global_position
+          JOIN headwater.all_events AS e ON e.global_position = m.global_position
          WHERE e.event_id <> ALL (known_ids)
          ORDER BY e.global_position
          LIMIT 1;

@@ -1,0 +1,170 @@
+"""A log as JSON lines: a header, one event a line, and a last line that counts them.
+
+    {"headwater_log": 1, "log_id": "…", "epochs": […], "after": 0, "through": 2, "categories": null, "exported_at": "…"}
+    {"position": 1, "stream_name": "order-1", "version": 1, "type": "OrderPlaced", "event_id": "…", "recorded_at": "…", "tags": [], "metadata": {}, "data": {…}}
+    {"end_of_log": true, "event_count": 1}
+
+An event's data is kept as text, digit by digit: a number that no float holds comes through as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any, BinaryIO, Final, NoReturn, cast
+
+import orjson
+
+from headwater.errors import LogFileDamaged
+from headwater.schemas.file_events import FileEvent, LogFileHeader, checked_event
+
+LINE_BYTES_MAX: Final = 8 * 1024 * 1024
+"""The longest line: an event of the largest size, with every character escaped."""
+_DATA: Final = b',"data":'
+_OPTIONS: Final = orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+class LineWriter:
+    """Writes a log as JSON lines."""
+
+    def __init__(self, stream: BinaryIO, header: LogFileHeader) -> None:
+        self._stream, self._count = stream, 0
+        stream.write(orjson.dumps(header.as_json(), option=_OPTIONS))
+
+    def write(self, events: Iterable[FileEvent]) -> None:
+        """Add events."""
+        for event in events:
+            self._count += 1
+            members: dict[str, Any] = {
+                "position": event.position,
+                "stream_name": event.stream_name,
+                "version": event.version,
+                "type": event.type,
+                "event_id": event.event_id,
+                "recorded_at": event.recorded_at,
+                "tags": event.tags,
+                "metadata": orjson.Fragment(event.metadata),
+                "data": orjson.Fragment(event.data),
+            }
+            self._stream.write(orjson.dumps(members, option=_OPTIONS))
+
+    def finish(self) -> None:
+        """Say that this was all."""
+        self._stream.write(orjson.dumps({"end_of_log": True, "event_count": self._count}, option=_OPTIONS))
+
+
+class LineReader:
+    """Reads a log from JSON lines."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._line, self._count = stream, 0, 0
+        self.header = LogFileHeader.from_json(_object(self._next_line(), 1))
+
+    def read(self) -> FileEvent | None:
+        """The next event; None after the last."""
+        text = self._next_line()
+        if not text:
+            raise LogFileDamaged(
+                f"the file ends after line {self._line - 1} without its last line, which counts the events: it was cut off; export it again",
+                line=self._line,
+            )
+        members, data = split_line(text, self._line)
+        if "end_of_log" in members:
+            self._check_end(members)
+            return None
+        if data is None:
+            raise LogFileDamaged(f"line {self._line} lacks data", line=self._line)
+        self._count += 1
+        return checked_event(self._line, members, data)
+
+    def _check_end(self, members: dict[str, Any]) -> None:
+        if members.get("event_count") != self._count:
+            raise LogFileDamaged(
+                f"the file has {self._count:,} events, but its last line counts {members.get('event_count')!r}: lines are missing or were added",
+                line=self._line,
+            )
+        if self._next_line():
+            raise LogFileDamaged(f"line {self._line} comes after the line that ends the log", line=self._line)
+
+    def _next_line(self) -> bytes:
+        self._line += 1
+        text = self._stream.readline(LINE_BYTES_MAX + 1)
+        if len(text) > LINE_BYTES_MAX:
+            raise LogFileDamaged(f"line {self._line} is longer than {LINE_BYTES_MAX:,} bytes", line=self._line)
+        return text
+
+
+def split_line(text: bytes, line: int) -> tuple[dict[str, Any], str | None]:
+    """The members of a line's object without `data`, and the text of its data, as it stands there.
+
+    Raises:
+        LogFileDamaged: it is no JSON object in UTF-8.
+    """
+    # As we write it, data comes last: what stands before it is an object once it is closed. That is twice as fast as looking at every member.
+    found = text.find(_DATA)
+    if found > 0 and text.endswith(b"}\n"):
+        try:
+            members: Any = orjson.loads(text[:found] + b"}")
+            if isinstance(members, dict) and "data" not in members:
+                return cast("dict[str, Any]", members), text[found + len(_DATA) : -2].decode()
+        except ValueError:
+            pass
+    return _split_any(text, line)
+
+
+def _split_any(text: bytes, line: int) -> tuple[dict[str, Any], str | None]:
+    """The same for members in any order; values are passed over, not understood, so that no number loses a digit."""
+    try:
+        decoded = text.decode()
+        end, members, data = _past(decoded, 0, "{"), dict[str, Any](), None
+        is_first = True
+        while not decoded.startswith("}", end):
+            end = end if is_first else _past(decoded, end, ",")
+            name, end = _DECODER.raw_decode(decoded, end)
+            begin = _past(decoded, _skip(decoded, end), ":")
+            value, end = _DECODER.raw_decode(decoded, begin)
+            if not isinstance(name, str) or name in members or (name == "data" and data is not None):
+                raise ValueError(f"a member {name!r} that is no text or stands there twice")
+            if name == "data":
+                data = decoded[begin:end]
+            else:
+                members[name] = value
+            end, is_first = _skip(decoded, end), False
+        if decoded[end + 1 :].strip():
+            raise ValueError("something after the object")
+    except (ValueError, RecursionError) as error:
+        raise LogFileDamaged(f"line {line} is no JSON object: {error}", line=line) from None
+    return members, data
+
+
+def _object(text: bytes, line: int) -> dict[str, Any] | None:
+    try:
+        members, _ = _split_any(text, line)
+    except LogFileDamaged:
+        return None
+    return members
+
+
+def _skip(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    assert found is not None, "it matches nothing, too"
+    return found.end()
+
+
+def _past(text: str, at: int, mark: str) -> int:
+    at = _skip(text, at)
+    if not text.startswith(mark, at):
+        raise ValueError(f"{mark!r} is missing at character {at}")
+    return _skip(text, at + 1)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
+
+
+# Long numbers stay text: Python refuses to read them, and nobody here needs them.
+_DECODER: Final = json.JSONDecoder(
+    parse_int=lambda digits: int(digits) if len(digits) < 20 else digits, parse_float=str, parse_constant=_refuse
+)
