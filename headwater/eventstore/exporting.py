@@ -24,7 +24,6 @@ PARTIAL_SUFFIX: Final = ".partial"
 _PACKAGE: Final = "headwater.eventstore"
 _READ_PAGE = sql_file(_PACKAGE, "read_log_of_categories")
 _READ_TAGS = sql_file(_PACKAGE, "read_event_tags")
-_HAS_TAGS = sql_file(_PACKAGE, "has_event_tags")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +86,7 @@ async def _write_pages(
     done = ExportProgress(0, header.after, header.after, header.through, header)
     progress(done)
     async with database.connection() as connection:
-        has_tags = bool(await connection.fetchval(_HAS_TAGS))
-        while page := await _read_page(connection, done.position, header, has_tags=has_tags):
+        while page := await _read_page(connection, done.position, header):
             # In a thread: packing takes a while, and the caller's loop may have other things to do.
             await asyncio.to_thread(writer.write, page)
             last = page[-1].position
@@ -101,11 +99,11 @@ async def _write_pages(
     return done
 
 
-async def _read_page(connection: Connection, after: int, header: LogFileHeader, *, has_tags: bool) -> list[FileEvent]:
+async def _read_page(connection: Connection, after: int, header: LogFileHeader) -> list[FileEvent]:
     categories = list(header.categories) if header.categories is not None else None
     rows = await connection.fetch(_READ_PAGE, after, header.through, EXPORT_PAGE_SIZE, categories)
     tags = {}
-    if has_tags and rows:
+    if rows:
         tagged = await connection.fetch(_READ_TAGS, [row["global_position"] for row in rows])
         tags = {row["global_position"]: tuple(row["tags"]) for row in tagged}
     return [

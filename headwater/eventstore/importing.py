@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Final
 from headwater.clock import SYSTEM_CLOCK
 from headwater.errors import DuplicateEvent, ImportRefused, InvalidEvent, LogFileDamaged, UsageError
 from headwater.messages import EVENT_BYTES_MAX
-from headwater.postgres import Connection, Database, sql_file, translate_data_errors, translate_errors
+from headwater.postgres import Connection, Database, log_schema, sql_file, translate_data_errors, translate_errors
 from headwater.schemas import FileEvent, LogFileHeader, LogFileReader, open_reader
 
 IMPORT_BATCH_SIZE: Final = 5_000
@@ -38,7 +38,7 @@ _READ_VERSIONS = sql_file(_PACKAGE, "read_stream_versions")
 _TAKE_APPEND_LOCK = sql_file(_PACKAGE, "take_append_lock")
 _DRAW_POSITIONS = sql_file(_PACKAGE, "draw_positions")
 _FIND_TOO_LARGE = sql_file(_PACKAGE, "find_event_too_large")
-_HAS_TAGS = sql_file(_PACKAGE, "has_event_tags")
+_SHARE_SCOPES = sql_file(_PACKAGE, "share_scopes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +91,10 @@ async def import_events(
 class _Import:
     def __init__(self, connection: Connection, reader: LogFileReader, progress: Callable[[ImportProgress], None], batch_size: int) -> None:
         self._connection, self._reader, self._progress, self._batch_size = connection, reader, progress, batch_size
-        self._has_tags = False
 
     async def run(self) -> ImportProgress:
         done = ImportProgress(self._reader.header)
         self._progress(done)
-        self._has_tags = bool(await self._connection.fetchval(_HAS_TAGS))
         await self._connection.fetchrow(_PREFER_INDEXES)
         batch = await self._read()
         while batch:
@@ -126,6 +124,9 @@ class _Import:
 
     async def _store(self, batch: Sequence[FileEvent], done: ImportProgress) -> ImportProgress:
         """Locks, ids, versions, positions, in this order, each in a statement that sees what the one before waited for."""
+        await self._connection.fetchrow(
+            _SHARE_SCOPES, list({event.type for event in batch}), list({tag for event in batch for tag in event.tags})
+        )
         names = list({event.stream_name for event in batch})
         await self._connection.execute(_INSERT_STREAMS, names)
         streams = {row["stream_name"]: row for row in await self._connection.fetch(_LOCK_STREAMS, names)}
@@ -148,8 +149,6 @@ class _Import:
             expected = versions[event.stream_name] = versions[event.stream_name] + 1
             if event.version != expected or streams[event.stream_name]["closed_at"] is not None:
                 raise _unfit(event, expected, streams[event.stream_name]["closed_at"])
-            if event.tags and not self._has_tags:
-                raise ImportRefused(f"line {event.line} has tags, which this schema does not keep: migrate it first", line=event.line)
 
     async def _copy(self, fresh: Sequence[FileEvent], positions: Sequence[int], streams: Mapping[str, Any]) -> None:
         records = [
@@ -166,7 +165,9 @@ class _Import:
             for position, event in zip(positions, fresh, strict=True)
         ]
         with _naming_lines(fresh):
-            await self._connection.copy_records_to_table("events", schema_name="headwater", columns=_COLUMNS, records=records)
+            await self._connection.copy_records_to_table(
+                "events", schema_name=log_schema(self._connection), columns=_COLUMNS, records=records
+            )
         large = await self._connection.fetchrow(_FIND_TOO_LARGE, positions[0], positions[-1], EVENT_BYTES_MAX)
         if large is not None:
             line = fresh[positions.index(large["global_position"])].line
@@ -176,7 +177,7 @@ class _Import:
         tags = [(tag, position) for position, event in zip(positions, fresh, strict=True) for tag in event.tags]
         if tags:
             await self._connection.copy_records_to_table(
-                "event_tags", schema_name="headwater", columns=("tag", "global_position"), records=tags
+                "event_tags", schema_name=log_schema(self._connection), columns=("tag", "global_position"), records=tags
             )
 
 

@@ -7,27 +7,41 @@ REVOKE ALL ON SCHEMA headwater FROM PUBLIC, {writer}, {reader};
 GRANT USAGE ON SCHEMA headwater TO {writer}, {reader};
 
 -- The log is read by both, and written through functions alone, which run with the owner's rights.
-GRANT SELECT ON headwater.events, headwater.streams, headwater.log, headwater.log_epochs, headwater.global_position_seq TO {writer}, {reader};
-GRANT EXECUTE ON FUNCTION headwater.read_horizon, headwater.append_lock_namespace, headwater.open_log TO {writer}, {reader};
-GRANT EXECUTE ON FUNCTION headwater.append_events TO {writer};
+GRANT SELECT ON
+    headwater.events, headwater.archived_events, headwater.all_events, headwater.event_tags, headwater.streams, headwater.log, headwater.log_epochs,
+    headwater.global_position_seq
+    TO {writer}, {reader};
+GRANT EXECUTE ON FUNCTION
+    headwater.read_horizon, headwater.append_lock_namespace, headwater.open_log, headwater.matching_positions
+    TO {writer}, {reader};
+GRANT EXECUTE ON FUNCTION
+    headwater.append_events, headwater.append_one, headwater.append_group, headwater.append_unit, headwater.append_conditionally,
+    headwater.close_stream
+    TO {writer};
 
 -- What a service keeps: how far it relayed and consumed, what it gave up on, its read models and sagas.
 GRANT SELECT, INSERT, UPDATE ON
     headwater.relay_leases, headwater.relay_checkpoints, headwater.relay_topics, headwater.relay_positions, headwater.consumer_positions,
     headwater.sagas
     TO {writer};
-GRANT SELECT, INSERT, UPDATE, DELETE ON headwater.dead_letters, headwater.projections, headwater.saga_deadlines TO {writer};
-GRANT SELECT, INSERT ON headwater.saga_history TO {writer};
+GRANT SELECT, INSERT, UPDATE, DELETE ON headwater.dead_letters, headwater.projections, headwater.saga_deadlines, headwater.snapshots TO {writer};
+GRANT SELECT, INSERT ON headwater.saga_history, headwater.schemas, headwater.schema_versions TO {writer};
 GRANT SELECT ON
     headwater.relay_leases, headwater.relay_checkpoints, headwater.relay_topics, headwater.relay_positions, headwater.consumer_positions,
-    headwater.sagas, headwater.dead_letters, headwater.projections, headwater.saga_deadlines, headwater.saga_history
+    headwater.sagas, headwater.dead_letters, headwater.projections, headwater.saga_deadlines, headwater.saga_history,
+    headwater.snapshots, headwater.schemas, headwater.schema_versions
     TO {reader};
+
+-- The keys of personal data: whoever reads the log does not read these by it.
+GRANT SELECT, INSERT, UPDATE ON headwater.subject_keys TO {writer};
 
 -- Whether the schema is the one that a program needs, and whom it was set up for.
 GRANT SELECT ON headwater.migrations, headwater.roles TO {writer}, {reader};
 
 -- The owner's alone: what the functions above are made of, and the sequences of identity columns.
 REVOKE ALL ON FUNCTION
-    headwater.check_new_events, headwater.claim_lock_namespace, headwater.lock_stream, headwater.server_identity, headwater.take_append_lock
+    headwater.append_parts, headwater.check_event, headwater.check_parts, headwater.claim_lock_namespace, headwater.create_streams,
+    headwater.find_repeated, headwater.is_event, headwater.is_stream_name, headwater.lock_streams, headwater.meets_scopes, headwater.raise_outcome,
+    headwater.scope_of, headwater.server_identity, headwater.share_scopes, headwater.take_append_lock
     FROM PUBLIC, {writer}, {reader};
 REVOKE ALL ON SEQUENCE headwater.streams_stream_id_seq, headwater.dead_letters_dead_letter_id_seq FROM PUBLIC, {writer}, {reader};
