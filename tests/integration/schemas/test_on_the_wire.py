@@ -105,7 +105,8 @@ async def test_another_service_gets_the_same_event_and_avro_is_on_the_wire(
     writer.events.register(made)
     event = made(thing=Everything(**EVERYTHING))
     with headwater_databases.fresh() as other_dsn:
-        reader = Service(f"reader-{category}", settings=settings.model_copy(update={"postgres": other_dsn}))
+        # It says JSON, so that it publishes no schema itself: what it reads by can only have come from the writer.
+        reader = Service(f"reader-{category}", values="json", settings=settings.model_copy(update={"postgres": other_dsn}))
         seen = noting(reader, made)
         async with writer, reader:
             await writer.store.append(f"{category}-1", [event], expected_version=0)
