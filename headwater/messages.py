@@ -18,7 +18,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from headwater.errors import InvalidEvent, InvalidStreamName, UnknownEventType, UsageError
+from headwater.errors import InvalidEvent, InvalidStreamName, SealBroken, UnknownEventType, UsageError
 from headwater.personal import PersonalFields, personal_fields_of
 from headwater.randomness import uuid7
 from headwater.telemetry import current_correlation
@@ -300,7 +300,13 @@ def decode(event_class: type[EventT], recorded: RecordedEvent) -> EventT:
 
     Raises:
         InvalidEvent: the stored data does not fit the class.
+        SealBroken: its personal data is sealed still.
     """
+    if SEALED_FIELDS in recorded.metadata:
+        raise SealBroken(
+            f"{recorded.type} at position {recorded.global_position} of {recorded.stream_name!r} is sealed still: it was read from a store that does "
+            "not open personal data (read it through service.store), or a sealed value was altered (the fact sealed_value_altered in the log tells)"
+        )
     try:
         return event_class.model_validate_json(recorded.data, extra="ignore")
     except ValidationError as error:

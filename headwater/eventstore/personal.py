@@ -20,7 +20,8 @@ OPENED_AT_ONCE: Final = 100
 class PersonalEventStore:
     """Seals personal fields on the way into another store, and opens them on the way out: redacted, once their subject was forgotten.
 
-    Whoever is to pass on ciphertext, like the relay, reads the other store directly.
+    An event whose sealed values were altered comes sealed; decoding it raises SealBroken. Whoever is to pass on ciphertext, like the relay, reads
+    the other store directly.
     """
 
     def __init__(self, store: EventStore, personal: PersonalData) -> None:

@@ -25,12 +25,14 @@ from headwater.messages import (
 from headwater.personal import PersonalFields, personal_fields_of
 from headwater.privacy.keys import ForgottenSubject, KeyCache, KeySource, SubjectKey, SubjectKeys
 from headwater.privacy.sealing import AnyKeys, OpeningPlan, SealingPlan, is_sealed, sealed_names
+from headwater.telemetry import logger
 
 Opener: TypeAlias = Callable[[RecordedEvent], RecordedEvent]
 """Opens one event with keys that are at hand; raises SealBroken."""
 FORGOTTEN_LISTED_MAX: Final = 100_000
 """Forgotten subjects listed at once."""
 
+_log = logger("privacy")
 _NO_KEYS: Final[Mapping[UUID, SubjectKey | None]] = {}
 
 
@@ -137,15 +139,16 @@ class PersonalData:
     async def open(self, events: Sequence[RecordedEvent]) -> Sequence[RecordedEvent]:
         """The events with their sealed fields open, or redacted where there is no key; those without any as they came.
 
+        One that was altered stays sealed, and is refused by whoever decodes it: nobody else stops for it.
+
         Raises:
-            SealBroken: a sealed value was altered; names the event.
             StorageUnavailable: the keys cannot be asked for.
         """
         if not any(is_sealed(event) for event in events):
             return events
-        plans = [_opening(event) if is_sealed(event) else None for event in events]
+        plans = [_opening_or_none(event) for event in events]
         keys = await self._find({key_id for plan in plans if plan is not None for key_id in plan.key_ids})
-        return [event if plan is None else _with_plan(event, plan, keys) for event, plan in zip(events, plans, strict=True)]
+        return [event if plan is None else _opened_or_sealed(event, plan, keys) for event, plan in zip(events, plans, strict=True)]
 
     async def opener(self, events: Sequence[RecordedEvent]) -> Opener:
         """Fetch the keys of these events, and return what opens them; see `OpensEvents`."""
@@ -243,6 +246,24 @@ def open_event(event: RecordedEvent, keys: AnyKeys) -> RecordedEvent:
 def _opening(event: RecordedEvent) -> OpeningPlan:
     with _naming(event):
         return OpeningPlan.of(event.type, event.data, sealed_names(event.type, event.metadata))
+
+
+def _opening_or_none(event: RecordedEvent) -> OpeningPlan | None:
+    if not is_sealed(event):
+        return None
+    try:
+        return _opening(event)
+    except SealBroken as error:
+        _log.error("sealed_value_altered", error=str(error))
+        return None
+
+
+def _opened_or_sealed(event: RecordedEvent, plan: OpeningPlan, keys: AnyKeys) -> RecordedEvent:
+    try:
+        return _with_plan(event, plan, keys)
+    except SealBroken as error:
+        _log.error("sealed_value_altered", error=str(error))
+        return event
 
 
 def _with_plan(event: RecordedEvent, plan: OpeningPlan, keys: AnyKeys) -> RecordedEvent:

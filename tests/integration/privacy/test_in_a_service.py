@@ -13,6 +13,7 @@ from headwater.bus import DeadLetterDesk
 from headwater.config import Settings
 from headwater.messages import NewEvent
 from headwater.postgres import Connection, Database
+from headwater.projections import list_lags
 from headwater.testing import eventually
 
 CATEGORY = f"member{uuid4().hex[:8]}"
@@ -29,6 +30,34 @@ class MemberJoined(Event, category=CATEGORY):
 class MemberGreeted(Event, category=CATEGORY):
     member_id: str
     text: Annotated[str, Personal("member_id")]
+
+
+VISITS = f"visit{uuid4().hex[:8]}"
+
+
+class VisitorNoted(Event, category=VISITS):
+    person_id: str
+    name: Annotated[str, Personal("person_id")]
+
+
+class VisitCounted(Event, category=VISITS):
+    number: int
+
+
+class Visitors(Projection):
+    names: str = ""
+
+    @on(VisitorNoted)
+    def noted(self, event: VisitorNoted) -> None:
+        self.names += event.name
+
+
+class Visits(Projection):
+    count: int = 0
+
+    @on(VisitCounted)
+    def counted(self, event: VisitCounted) -> None:
+        self.count += event.number
 
 
 class Names(Projection, key="member_id"):
@@ -204,6 +233,45 @@ async def test_a_service_without_the_key_sees_the_redaction_unless_it_is_given_a
                 await eventually(both, 60)
             await source.close()
     assert seen == {"stranger": ["[forgotten]"], "informed": ["Ada"]}
+
+
+async def test_an_altered_value_stops_only_who_takes_that_event(postgres_dsn: str, kafka_bootstrap: str, database: Database) -> None:
+    """The projection that takes it stops there, the handler has a dead letter, and everything else goes on."""
+    service = Service(f"{VISITS}", settings=Settings(postgres=postgres_dsn, kafka=kafka_bootstrap, topic_replication_factor=1))
+    service.projection(Visitors)
+    service.projection(Visits)
+    seen: list[str] = []
+
+    @service.on(VisitorNoted)
+    async def note(event: VisitorNoted) -> None:
+        seen.append(event.name)
+
+    async with service.connect():
+        people = [VisitorNoted(person_id="p", name="Ada"), VisitorNoted(person_id="p", name="Bo"), VisitCounted(number=1)]
+        await service.store.append(f"{VISITS}-1", people, expected_version=0)
+    async with database.connection() as connection:
+        cut = "overlay(data ->> 'name' PLACING 'AAAAAAAA' FROM 60)"
+        await connection.execute(f"UPDATE headwater.events SET data = jsonb_set(data, '{{name}}', to_jsonb({cut})) WHERE version = 2")
+    async with service:
+        row = await service.read(Visits, consistency="strong")
+        assert row is not None
+        assert row.count == 1
+
+        async def buried() -> bool:
+            return await service.dead_letters.count() == 1
+
+        await eventually(buried, 60)
+        assert set(seen) == {"Ada"}, "tried again with its batch, and never with what is sealed"
+        (letter,) = await service.dead_letters.list()
+        assert "SealBroken" in letter.error_type
+
+        async def stopped() -> bool:
+            return any(lag.live.status == "failed" for lag in await list_lags(database))
+
+        await eventually(stopped, 30)
+        row = await service.read(Visitors)
+        assert row is not None
+        assert row.names == "Ada"
 
 
 def test_new_events_hold_plain_text_only_in_this_process() -> None:

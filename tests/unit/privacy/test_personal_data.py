@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from headwater.errors import InvalidEvent, SealBroken, StorageUnavailable, SubjectForgotten, UnknownEventType
 from headwater.messages import SEALED_FIELDS, Event, EventRegistry, NewEvent, RecordedEvent
 from headwater.personal import personal_fields_of
-from headwater.privacy import KEY_AGE_SECONDS_MAX, REDACTING, PersonalData
+from headwater.privacy import KEY_AGE_SECONDS_MAX, REDACTING, PersonalData, open_event
 from headwater.testing import FakeClock, MemorySubjectKeys
 from tests.unit.privacy.people import Address, GuestArrived, RoomCleaned, recorded
 
@@ -157,7 +157,7 @@ async def test_text_that_looks_sealed_is_text() -> None:
 
 
 async def test_sealed_values_that_were_altered_or_moved_are_told_not_passed_on() -> None:
-    personal, _ = new_data()
+    personal, keys = new_data()
     sealed = recorded(await seal_one(personal, GuestArrived(guest_id="g", name="Ada", email="Ada")))
     fields = json.loads(sealed.data)
     parts = fields["name"].split(":")
@@ -173,14 +173,19 @@ async def test_sealed_values_that_were_altered_or_moved_are_told_not_passed_on()
     ]
     for change in altered:
         broken = replace(sealed, data=json.dumps(fields | change))
+        opener = await personal.opener([broken])
         with pytest.raises(SealBroken, match=r"'name' in GuestArrived .*GuestArrived at position 1 of 'guest-1'"):
-            await personal.open([broken])
+            opener(broken)
+        # Readers of the log go on; who wants this very event is told.
+        assert (await personal.open([broken, sealed]))[0] == broken
+        with pytest.raises(SealBroken, match="GuestArrived at position 1 of 'guest-1' is sealed still"):
+            EventRegistry([GuestArrived]).decode(broken)
         with pytest.raises(InvalidEvent):
             await personal.seal([NewEvent("GuestArrived", broken.data, metadata=broken.metadata)])
     with pytest.raises(SealBroken):
-        await personal.open([replace(sealed, type="GuestLeft")])
+        open_event(replace(sealed, type="GuestLeft"), keys.by_id)
     with pytest.raises(SealBroken, match="names no fields"):
-        await personal.open([replace(sealed, metadata={SEALED_FIELDS: "name"})])
+        open_event(replace(sealed, metadata={SEALED_FIELDS: "name"}), keys.by_id)
 
 
 async def test_a_reader_without_the_key_gets_the_redaction_whatever_its_classes_know() -> None:
