@@ -126,6 +126,11 @@ def _translate_sqlstate(error: asyncpg.PostgresError) -> HeadwaterError | None:
     message, detail = str(getattr(error, "message", error)), getattr(error, "detail", None)
     if sqlstate in _OURS:
         return _OURS[sqlstate](json.loads(detail) if detail else {}, message)
+    if sqlstate in ("26000", "42P05") or (sqlstate == "08P01" and "startup parameter" in message):
+        return UsageError(
+            f"a connection pooler stands between ({message}); if it hands out connections by transaction, as PgBouncer may, set "
+            "HEADWATER_POSTGRES_POOLING=transaction"
+        )
     if isinstance(error, _UNAVAILABLE):
         return StorageUnavailable(f"PostgreSQL went away or takes no connections now ({message}); repeat the call")
     if (conflict := _CONFLICTS.get(sqlstate)) is not None:
@@ -134,11 +139,6 @@ def _translate_sqlstate(error: asyncpg.PostgresError) -> HeadwaterError | None:
         return _unique_violation(str(getattr(error, "constraint_name", "")), str(detail or ""))
     if sqlstate in ("3F000", "42883", "42P01") and names_log_schema(message):
         return MigrationNeeded(f"the database lacks Headwater's schema ({message}); run: headwater migrate")
-    if sqlstate in ("26000", "42P05") or (sqlstate == "08P01" and "startup parameter" in message):
-        return UsageError(
-            f"a connection pooler stands between ({message}); if it hands out connections by transaction, as PgBouncer may, set "
-            "HEADWATER_POSTGRES_POOLING=transaction"
-        )
     if sqlstate == "42501":
         return StorageError(f"PostgreSQL refused: {message}. What the role of a service may do is set up by: headwater migrate --roles")
     if sqlstate == "3D000":

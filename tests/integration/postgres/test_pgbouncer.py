@@ -48,6 +48,11 @@ async def database(request: pytest.FixtureRequest, empty_postgres_dsn: str, boun
 class TestBehindPgbouncer(EventStoreConformance):
     joins_transactions = True
 
+    @pytest.fixture
+    async def database(self, postgres_dsn: str, bouncer: int) -> AsyncIterator[Database]:
+        async with Database(through(postgres_dsn, bouncer), pooling="transaction") as database:
+            yield database
+
 
 async def test_many_clients_share_few_servers(database: Database) -> None:
     """Each statement is parsed and run on one server connection, whichever that is."""

@@ -12,6 +12,7 @@ import pytest
 
 from headwater.eventstore import PostgresEventStore
 from headwater.postgres import Database, Roles, apply_migrations, apply_roles
+from headwater.projections import rebuild
 from headwater.testing import MigratedDatabases
 from headwater.testing.conformance import EventStoreConformance
 from tests.foreign_servers import POSTGRES_15, OlderPostgres, require
@@ -49,8 +50,6 @@ async def test_the_oldest_version_is_15(oldest_dsn: str) -> None:
 
 
 async def test_read_models_and_roles_on_the_oldest_version(oldest_dsn: str) -> None:
-    from headwater.projections import rebuild
-
     async with Database(oldest_dsn) as database:
         store = PostgresEventStore(database)
         await place(store, 20)
@@ -61,7 +60,7 @@ async def test_read_models_and_roles_on_the_oldest_version(oldest_dsn: str) -> N
             await connection.execute("CREATE ROLE oldest_login LOGIN IN ROLE oldest_writer")
     parts = urlsplit(oldest_dsn)
     async with Database(parts._replace(netloc=f"oldest_login@{parts.netloc.rsplit('@')[-1]}").geturl()) as database:
-        assert await append(PostgresEventStore(database), stream_name="other-1") > 0
+        assert await append(PostgresEventStore(database), stream_name="order-7") > 0
 
 
 # -- no superuser anywhere

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from headwater.errors import MigrationNeeded, UsageError
 from headwater.eventstore import LogInspection, PostgresEventStore
@@ -244,3 +245,15 @@ async def test_a_tenants_schema_is_the_default_one_under_another_name(empty_post
 async def test_refused_names_are_refused_before_anything_is_sent() -> None:
     with pytest.raises(UsageError, match="schema cannot be named"):
         Database("postgresql://nowhere", schema="public")
+
+
+async def test_a_session_of_sqlalchemy_reaches_the_tenants_log(empty_postgres_dsn: str, store: PostgresEventStore, acme: Database) -> None:
+    engine = create_async_engine(empty_postgres_dsn.replace("postgresql://", "postgresql+asyncpg://"))
+    async with AsyncSession(engine) as session:
+        await append(store, session)
+        assert [event.version async for event in store.read_stream("order-1", connection=session)] == [1]
+        await session.rollback()
+        await append(store, session)
+        await session.commit()
+    await engine.dispose()
+    assert await store.stream_version("order-1") == 1
