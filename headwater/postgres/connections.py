@@ -98,9 +98,9 @@ class _PooledConnection(_DriverConnection):
 
     __slots__ = ("_has_no_traces",)
 
-    def leave_no_traces(self) -> None:
-        """Promise that this borrower changes nothing of the session."""
-        self._has_no_traces = True
+    def leave_no_traces(self, promised: bool = True) -> None:
+        """Promise that this borrower changes nothing of the session, or take the promise back."""
+        self._has_no_traces = promised
 
     def get_reset_query(self) -> str:
         if getattr(self, "_has_no_traces", False):
@@ -185,8 +185,14 @@ class Database:
     async def statement_connection(self) -> AsyncGenerator[Connection]:
         """Borrow a connection for single statements that leave nothing behind in the session; a round trip cheaper than `connection`."""
         async with self.connection() as connection:
-            cast("_PooledConnection", connection).leave_no_traces()
-            yield connection
+            pooled = cast("_PooledConnection", connection)
+            pooled.leave_no_traces()
+            try:
+                yield connection
+            except asyncio.CancelledError:
+                # Between preparing and executing a statement the session is inside an implicit transaction, which only the reset would end.
+                pooled.leave_no_traces(promised=False)
+                raise
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[Connection]:
