@@ -36,6 +36,8 @@ CONNECTIONS_MAX: Final = 3
 """The size of a scenario's pool; small, so that a connection that was not given back is missed."""
 RUN_SECONDS_MAX: Final = 60.0
 """How long one run may take before it counts as stuck."""
+_DRIVER_ROLLS_BACK: Final = "Resetting connection with an active transaction"
+"""What asyncpg says, and then does, when a cancelled COMMIT did not come through."""
 
 
 class Fault(StrEnum):
@@ -160,7 +162,8 @@ async def _undisturbed_database(dsn: str) -> AsyncIterator[Database]:
     before = loop.get_exception_handler()
 
     def hear(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        if not isinstance(context.get("exception"), (OSError, StorageUnavailable)):
+        is_rollback = str(context.get("message")).startswith(_DRIVER_ROLLS_BACK)
+        if not is_rollback and not isinstance(context.get("exception"), (OSError, StorageUnavailable)):
             (before or type(loop).default_exception_handler)(loop, context)
 
     loop.set_exception_handler(hear)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
 from typing import Final, Self
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 from headwater.errors import UsageError
 
@@ -82,11 +82,12 @@ class PostgresProxy:
 
     @property
     def dsn(self) -> str:
-        """The same database, through the proxy."""
+        """The same database, through the proxy and so without TLS."""
         assert self._server is not None, "used inside async with"
         port = self._server.sockets[0].getsockname()[1]
         user, at, _ = self._parts.netloc.rpartition("@")
-        return self._parts._replace(netloc=f"{user}{at}{LOOPBACK}:{port}").geturl()
+        query = urlencode([pair for pair in parse_qsl(self._parts.query) if pair[0] != "sslmode"] + [("sslmode", "disable")])
+        return self._parts._replace(netloc=f"{user}{at}{LOOPBACK}:{port}", query=query).geturl()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, LOOPBACK, 0)
