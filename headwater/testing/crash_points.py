@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -156,14 +156,15 @@ async def run_crash_point(scenario: CrashScenario, dsn: str, point: CrashPoint |
 
 
 @asynccontextmanager
-async def _undisturbed_database(dsn: str) -> AsyncIterator[Database]:
+async def _undisturbed_database(dsn: str) -> AsyncGenerator[Database]:
     """What prepares and checks, past the proxy; asyncio's complaints of errors that nobody was left to hear are kept back meanwhile."""
     loop = asyncio.get_running_loop()
     before = loop.get_exception_handler()
 
     def hear(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        is_rollback = str(context.get("message")).startswith(_DRIVER_ROLLS_BACK)
-        if not is_rollback and not isinstance(context.get("exception"), (OSError, StorageUnavailable)):
+        error = context.get("exception")
+        is_expected = isinstance(error, (OSError, StorageUnavailable)) or type(error).__module__.startswith("asyncpg.")
+        if not is_expected and not str(context.get("message")).startswith(_DRIVER_ROLLS_BACK):
             (before or type(loop).default_exception_handler)(loop, context)
 
     loop.set_exception_handler(hear)
@@ -247,7 +248,7 @@ class CrashRun:
             assert cancelled.cancelled(), f"the cancellation was swallowed: {cancelled!r}"
         error = None if acting.cancelled() else acting.exception()
         if error is not None and not (self._point is not None and isinstance(error, self._scenario.errors)):
-            raise error
+            raise AssertionError(f"it raised {error!r}") from error
 
     async def _act(self, database: Database) -> None:
         # Connecting is part of what is cut short.
@@ -255,7 +256,7 @@ class CrashRun:
         await self._scenario.act(database, Callers(self._stepper))
 
     @asynccontextmanager
-    async def _proxied(self, dsn: str, *, kills: bool) -> AsyncIterator[tuple[PostgresProxy, Database]]:
+    async def _proxied(self, dsn: str, *, kills: bool) -> AsyncGenerator[tuple[PostgresProxy, Database]]:
         async with PostgresProxy(dsn, plan=self._plan, kills=kills) as proxy:
             database = Database(proxy.dsn, connections_max=CONNECTIONS_MAX, application_name=self.application_name)
             try:

@@ -116,12 +116,13 @@ class CallersTogether(CrashScenario):
         self.appends = [(f"{self.name}-{stream}", new_events(1 + caller)) for caller, stream in enumerate((0, 1, 2, 3, 3))]
         self.seed = new_events(2)
         self.outcomes: list[Any] = []
-        self.store: PostgresEventStore | None = None
+        self.stores: dict[Database, PostgresEventStore] = {}
 
     async def prepare(self, database: Database) -> None:
         await PostgresEventStore(database).append(f"{self.name}-taken", self.seed, expected_version=0)
 
-    def callers(self, store: PostgresEventStore) -> list[Any]:
+    def callers(self, database: Database) -> list[Any]:
+        store = self.stores.setdefault(database, PostgresEventStore(database))
         return [
             *(store.append(stream_name, events, expected_version=ANY) for stream_name, events in self.appends),
             store.append(f"{self.name}-taken", new_events(1), expected_version=0),
@@ -129,8 +130,7 @@ class CallersTogether(CrashScenario):
         ]
 
     async def act(self, database: Database, callers: Callers) -> None:
-        self.store = PostgresEventStore(database)
-        self.outcomes = await callers.together(*self.callers(self.store))
+        self.outcomes = await callers.together(*self.callers(database))
         self.check_outcomes(self.outcomes)
         cancelled = [outcome for outcome in self.outcomes if isinstance(outcome, asyncio.CancelledError)]
         assert len(cancelled) <= 1, "one caller was cancelled, and others with it"
@@ -142,12 +142,11 @@ class CallersTogether(CrashScenario):
             assert isinstance(outcome, (kind, asyncio.CancelledError, StorageUnavailable)), f"{outcome!r} instead of {kind.__name__}"
 
     async def recover(self, database: Database) -> None:
-        store = self.store if self.store is not None and self.store._database is database else PostgresEventStore(database)
         for (stream_name, events), outcome in zip(self.appends, self.outcomes or [None] * len(self.appends), strict=False):
             ids = [event.event_id for event in events]
-            stored = [id for id in await stored_ids(database, stream_name) if id in ids]
+            stored = [event_id for event_id in await stored_ids(database, stream_name) if event_id in ids]
             assert stored in ([ids] if isinstance(outcome, AppendResult) else [[], ids]), f"half stored, or acknowledged and lost: {stored}"
-        repeated = await asyncio.gather(*self.callers(store), return_exceptions=True)
+        repeated = await asyncio.gather(*self.callers(database), return_exceptions=True)
         self.check_outcomes(repeated)
         assert not any(isinstance(outcome, StorageUnavailable) for outcome in repeated), "the repetition failed"
         for first, again in zip(self.outcomes, repeated, strict=False):

@@ -1,4 +1,4 @@
-"""A process that appends once, and is killed at it: DSN STREAM own|transaction EVENT_ID…"""
+"""A process that appends once and is killed at it; its arguments: DSN STREAM own|transaction EVENT_ID."""
 
 from __future__ import annotations
 

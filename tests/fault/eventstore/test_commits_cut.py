@@ -49,7 +49,7 @@ async def test_cut_commit_is_unknown_and_repeats_to_the_first_result(postgres_ds
     plan = AtTheCommit(cut, "COMMIT" if in_transaction else "SELECT appended")
     async with PostgresProxy(postgres_dsn, plan=plan) as proxy, Database(proxy.dsn) as database, Database(postgres_dsn) as direct:
         store = PostgresEventStore(database)
-        with pytest.raises(StorageUnavailable, match="repeat|reached"):
+        with pytest.raises(StorageUnavailable, match=r"repeat|reached"):
             await append(store, database, events, in_transaction)
         assert proxy.cut_at is not None
         async with direct.connection() as observer:
