@@ -193,7 +193,10 @@ class GateKeeper:
         blockers = await self.connection.fetchval("SELECT pg_blocking_pids($1)", lane.pid)
         return bool(blockers) and self.pid not in blockers
 
-    async def gone(self, lane: Lane) -> None:
-        """Wait until the lane's backend has ended."""
+    async def gone(self, lane: Lane) -> bool:
+        """Wait until the lane's backend has ended; False when it waits for a lock instead."""
         while await self.connection.fetchval("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", lane.pid):
+            if await self.is_blocked(lane):
+                return False
             await asyncio.sleep(0.001)
+        return True

@@ -22,7 +22,7 @@ from headwater.messages import ANY, NewEvent
 from tests.fault.eventstore.gates import LANES, PLACES_MAX, GateKeeper, Lane, LaneDatabase
 
 STEPS_MAX = 5_000
-STEP_SECONDS_MAX = 30.0
+PLAY_SECONDS_MAX = 120.0
 BLOCKED_AFTER_SECONDS = 0.01
 PAGE_SIZE_MAX = 1_000
 GATE_SHARE = 0.4
@@ -116,6 +116,9 @@ class Interleaving:
         self.prepared: dict[str, tuple[list[NewEvent], int]] = {}
         self._tasks: dict[Lane, asyncio.Task[None]] = {}
         self._ghosts: list[Lane] = []
+        """Whose backends are still at work for a client that is gone."""
+        self._let_go: list[Lane] = []
+        """Those of them that nobody stops any more; they may wait for another's lock."""
         self._strikes: dict[Lane, tuple[int, str]] = {}
         self._crash_at = self.chance.randrange(5, 50) if self.chance.random() < crashes else None
         self.readers: list[Reader] = []
@@ -138,7 +141,7 @@ class Interleaving:
             kinds = ("cancel", "terminate", "vanish") if lane in writers else ("terminate", "vanish")
             self._strikes[lane] = self.chance.randrange(30), self.chance.choice(kinds)
         try:
-            async with asyncio.timeout(STEP_SECONDS_MAX):
+            async with asyncio.timeout(PLAY_SECONDS_MAX):
                 await asyncio.gather(*(lane.arrived.wait() for lane in self._tasks))
                 await self._play(writers)
             await self._finish()
@@ -167,7 +170,7 @@ class Interleaving:
             writing = [lane for lane in writers if lane.state != "free"]
             if not writing and not self.prepared and not self._ghosts:
                 return
-            choices: list[Any] = [*moves, *self.prepared, *self._ghosts]
+            choices: list[Any] = [*moves, *self.prepared, *(ghost for ghost in self._ghosts if ghost not in self._let_go)]
             weights = [WRITER_WEIGHT if choice in writers else READER_WEIGHT for choice in choices]
             (chosen,) = self.chance.choices(choices, weights)
             self.counts.steps += 1
@@ -177,7 +180,7 @@ class Interleaving:
             elif isinstance(chosen, str):
                 await self._finish_prepared(chosen)
             elif chosen in self._ghosts:
-                await self._let_go(chosen)
+                await self._release(chosen)
             else:
                 await self._step(chosen)
             await self._settle()
@@ -207,6 +210,11 @@ class Interleaving:
                     self.counts.blocked += lane.state != "blocked"
                     lane.state = "blocked"
                     break
+        for lane in list(self._let_go):
+            if await self.stage.keeper.gone(lane):
+                await self.stage.keeper.hold(lane)
+                self._ghosts.remove(lane)
+                self._let_go.remove(lane)
 
     async def _strike(self, lane: Lane, kind: str) -> None:
         """Stop a statement at a gate: cancelled, its backend terminated, or its client gone without the server knowing."""
@@ -225,13 +233,11 @@ class Interleaving:
         await lane.arrived.wait()
         await keeper.hold(lane)
 
-    async def _let_go(self, lane: Lane) -> None:
+    async def _release(self, lane: Lane) -> None:
         """A backend whose client is gone goes on to the end of its statement, and then notices."""
         self.trace.append(f"{lane.number}:ghost")
         await self.stage.keeper.open_all(lane)
-        await self.stage.keeper.gone(lane)
-        await self.stage.keeper.hold(lane)
-        self._ghosts.remove(lane)
+        self._let_go.append(lane)
 
     async def _finish_prepared(self, name: str) -> None:
         events, _ = self.prepared.pop(name)
@@ -250,17 +256,17 @@ class Interleaving:
         if self.stage.really_crash is not None:
             await self.stage.really_crash()
             await self.stage.open()
-            self._ghosts.clear()
         else:
             for lane in [*alive, *self._ghosts]:
                 await keeper.connection.fetchval("SELECT pg_terminate_backend($1, 5000)", lane.pid)
                 await keeper.hold(lane)
-            self._ghosts.clear()
             drawn = await keeper.connection.fetchval("SELECT last_value FROM headwater.global_position_seq")
             stored = await keeper.connection.fetchval("SELECT coalesce(max(global_position), 0) FROM headwater.events")
             kept = max(self.base, stored, *(position for _, position in self.prepared.values()), 1)
             jumped = drawn + self.chance.randint(1, 32) if self.chance.random() < 0.5 else min(kept, drawn)
             await keeper.connection.execute("SELECT setval('headwater.global_position_seq', $1)", jumped)
+        self._ghosts.clear()
+        self._let_go.clear()
         for lane in alive:
             if lane.state == "pause":  # its script learns it from the next statement
                 lane.arrived.set()

@@ -129,7 +129,7 @@ async def test_cancelled_appends_are_whole_or_absent_and_leave_nothing(
             "summary": {
                 "calls": runs.total("calls"),
                 "cancelled": cancelled,
-                "stored_all_the_same": runs.total("stored_all_the_same"),
+                "events_before_repeating": runs.total("events_before_repeating"),
                 "half_stored": 0,
                 "leaked": 0,
             }
@@ -147,10 +147,10 @@ async def cancel_some_hundred(dsn: str, seed: int) -> dict[str, int]:
                 await nothing_left_open(observer, "cancelled")
             await pool_is_whole(database, CONNECTIONS_MAX)
             cancelled = await batch.check()
-            stored = await count_events(direct)
+            before_repeating = await count_events(direct)
             await batch.repeat()
             await batch.check()
-        return {"calls": CALLS, "cancelled": cancelled, "events": await count_events(direct), "stored_all_the_same": stored}
+        return {"calls": CALLS, "cancelled": cancelled, "events": await count_events(direct), "events_before_repeating": before_repeating}
 
 
 async def count_events(database: Database) -> int:
