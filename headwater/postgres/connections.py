@@ -227,8 +227,14 @@ class Database:
     async def statement_connection(self) -> AsyncGenerator[Connection]:
         """Borrow a connection for single statements that leave nothing behind in the session; a round trip cheaper than `connection`."""
         async with self.connection() as connection:
-            cast("PooledConnection", connection).leave_no_traces()
-            yield connection
+            pooled = cast("PooledConnection", connection)
+            pooled.leave_no_traces()
+            try:
+                yield connection
+            except asyncio.CancelledError:
+                # Between preparing and executing a statement the session is inside an implicit transaction, which only the reset would end.
+                pooled.leave_no_traces(promised=False)
+                raise
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[Connection]:

@@ -32,9 +32,9 @@ class PooledConnection(_DriverConnection):
 
     __slots__ = ("_has_no_traces",)
 
-    def leave_no_traces(self) -> None:
-        """Promise that this borrower changes nothing of the session."""
-        self._has_no_traces = True
+    def leave_no_traces(self, promised: bool = True) -> None:
+        """Promise that this borrower changes nothing of the session, or take the promise back."""
+        self._has_no_traces = promised
 
     def get_reset_query(self) -> str:
         if getattr(self, "_has_no_traces", False):

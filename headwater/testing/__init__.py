@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headwater.randomness import SeededRandomness
+    from headwater.testing.crash_points import CrashPoint, CrashReport, CrashScenario, check_crash_points, run_crash_point
     from headwater.testing.memory_bus import MemoryEffects, MemorySource, MemoryTopics
     from headwater.testing.memory_keys import MemorySubjectKeys
     from headwater.testing.memory_projections import MemoryReadModels
@@ -23,11 +24,15 @@ if TYPE_CHECKING:
     from headwater.testing.memory_snapshots import MemorySnapshotStore
     from headwater.testing.memory_store import MemoryEventStore
     from headwater.testing.postgres import MigratedDatabases
+    from headwater.testing.postgres_proxy import PostgresProxy
     from headwater.testing.scenario import Scenario, given
     from headwater.testing.time import FakeClock
     from headwater.testing.waiting import eventually
 
 _HOMES = {
+    "CrashPoint": "headwater.testing.crash_points",
+    "CrashReport": "headwater.testing.crash_points",
+    "CrashScenario": "headwater.testing.crash_points",
     "FakeClock": "headwater.testing.time",
     "MemoryEffects": "headwater.testing.memory_bus",
     "MemoryEventStore": "headwater.testing.memory_store",
@@ -39,14 +44,20 @@ _HOMES = {
     "MemoryTopics": "headwater.testing.memory_bus",
     "MemorySubjectKeys": "headwater.testing.memory_keys",
     "MigratedDatabases": "headwater.testing.postgres",
+    "PostgresProxy": "headwater.testing.postgres_proxy",
     "Scenario": "headwater.testing.scenario",
     "SeededRandomness": "headwater.randomness",
+    "check_crash_points": "headwater.testing.crash_points",
     "eventually": "headwater.testing.waiting",
     "given": "headwater.testing.scenario",
     "memory_service": "headwater.testing.memory_service",
+    "run_crash_point": "headwater.testing.crash_points",
 }
 
 __all__ = [
+    "CrashPoint",
+    "CrashReport",
+    "CrashScenario",
     "FakeClock",
     "MemoryEffects",
     "MemoryEventStore",
@@ -58,11 +69,14 @@ __all__ = [
     "MemorySubjectKeys",
     "MemoryTopics",
     "MigratedDatabases",
+    "PostgresProxy",
     "Scenario",
     "SeededRandomness",
+    "check_crash_points",
     "eventually",
     "given",
     "memory_service",
+    "run_crash_point",
 ]
 
 

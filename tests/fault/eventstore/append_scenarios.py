@@ -1,0 +1,163 @@
+"""Appends to be cut short everywhere: by one caller, by several at once, inside a transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from headwater.errors import DuplicateEvent, StorageUnavailable, WrongExpectedVersion
+from headwater.eventstore import PostgresEventStore
+from headwater.messages import ANY, AppendResult, NewEvent
+from headwater.postgres import Database
+from headwater.testing.crash_points import Callers, CrashScenario
+
+
+def new_events(count: int) -> list[NewEvent]:
+    return [NewEvent("Happened", f'{{"n": {n}}}') for n in range(count)]
+
+
+async def stored_ids(database: Database, stream_name: str) -> list[uuid.UUID]:
+    store = PostgresEventStore(database)
+    stored = [event async for event in store.read_stream(stream_name)]
+    assert [event.version for event in stored] == list(range(1, len(stored) + 1)), "holes in the versions"
+    return [event.event_id for event in stored]
+
+
+class SingleAppend(CrashScenario):
+    """One append on the store's own connections."""
+
+    count = 1
+
+    def __init__(self) -> None:
+        self.stream_name = f"crash-{uuid.uuid4().hex}"
+        self.events = new_events(self.count)
+        self.ids = [event.event_id for event in self.events]
+        self.result: AppendResult | None = None
+        self.stores: dict[Database, PostgresEventStore] = {}
+
+    def store(self, database: Database) -> PostgresEventStore:
+        """The store of one process: the same one after a fault that the process lived through."""
+        return self.stores.setdefault(database, PostgresEventStore(database))
+
+    async def act(self, database: Database, callers: Callers) -> None:
+        self.result = await self.append(database)
+
+    async def append(self, database: Database) -> AppendResult:
+        return await self.store(database).append(self.stream_name, self.events, expected_version=0)
+
+    async def recover(self, database: Database) -> None:
+        stored = await stored_ids(database, self.stream_name)
+        # Before it is repeated: an acknowledged append is there, any other one is there whole or not at all.
+        assert stored in ([self.ids] if self.result else [[], self.ids]), f"half stored, or acknowledged and lost: {stored}"
+        repeated = await self.append(database)
+        assert self.result in {None, repeated}, "the repetition answers otherwise than the first"
+        self.result = repeated
+
+    async def check(self, database: Database) -> None:
+        assert await stored_ids(database, self.stream_name) == self.ids
+        log = [event async for event in PostgresEventStore(database).read_stream(self.stream_name)]
+        assert self.result == AppendResult(self.stream_name, len(log), log[-1].global_position)
+
+
+class BatchAppend(SingleAppend):
+    """Many events in one append."""
+
+    count = 25
+
+
+class RepeatedAppend(BatchAppend):
+    """An append that was stored before: every repetition of it answers the same."""
+
+    async def prepare(self, database: Database) -> None:
+        self.first = await self.append(database)
+        await PostgresEventStore(database).append(self.stream_name, new_events(1), expected_version=self.count)
+
+    async def recover(self, database: Database) -> None:
+        assert await self.append(database) == self.first
+        assert self.result in {None, self.first}
+
+    async def check(self, database: Database) -> None:
+        assert (await stored_ids(database, self.stream_name))[:-1] == self.ids
+
+
+class AppendInTransaction(SingleAppend):
+    """Two streams in the caller's own transaction: both or neither."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other_name, self.other_events = f"{self.stream_name}-b", new_events(2)
+
+    async def append(self, database: Database) -> AppendResult:
+        store = self.store(database)
+        async with database.transaction() as connection:
+            await store.append(self.other_name, self.other_events, expected_version=0, connection=connection)
+            return await store.append(self.stream_name, self.events, expected_version=0, connection=connection)
+
+    async def recover(self, database: Database) -> None:
+        other = await stored_ids(database, self.other_name)
+        assert bool(other) == bool(await stored_ids(database, self.stream_name)), "one of two streams was stored"
+        await super().recover(database)
+
+    async def check(self, database: Database) -> None:
+        await super().check(database)
+        assert await stored_ids(database, self.other_name) == [event.event_id for event in self.other_events]
+
+
+class CallersTogether(CrashScenario):
+    """Several callers at once, who may be written in one group: what befalls one touches no other.
+
+    Three append to streams of their own, two to one stream, one is a conflict, one a duplicate: they fail alone.
+    """
+
+    def __init__(self) -> None:
+        self.name = f"crash-{uuid.uuid4().hex}"
+        self.appends = [(f"{self.name}-{stream}", new_events(1 + caller)) for caller, stream in enumerate((0, 1, 2, 3, 3))]
+        self.seed = new_events(2)
+        self.outcomes: list[Any] = []
+        self.stores: dict[Database, PostgresEventStore] = {}
+
+    async def prepare(self, database: Database) -> None:
+        await PostgresEventStore(database).append(f"{self.name}-taken", self.seed, expected_version=0)
+
+    def callers(self, database: Database) -> list[Any]:
+        store = self.stores.setdefault(database, PostgresEventStore(database))
+        return [
+            *(store.append(stream_name, events, expected_version=ANY) for stream_name, events in self.appends),
+            store.append(f"{self.name}-taken", new_events(1), expected_version=0),
+            store.append(f"{self.name}-0x", [self.seed[1]], expected_version=ANY),
+        ]
+
+    async def act(self, database: Database, callers: Callers) -> None:
+        self.outcomes = await callers.together(*self.callers(database))
+        self.check_outcomes(self.outcomes)
+        cancelled = [outcome for outcome in self.outcomes if isinstance(outcome, asyncio.CancelledError)]
+        assert len(cancelled) <= 1, "one caller was cancelled, and others with it"
+
+    def check_outcomes(self, outcomes: Sequence[Any]) -> None:
+        """Everybody has a result, or an error of its own kind, or was cut short by the fault."""
+        kinds = [*([AppendResult] * len(self.appends)), WrongExpectedVersion, DuplicateEvent]
+        for outcome, kind in zip(outcomes, kinds, strict=True):
+            assert isinstance(outcome, (kind, asyncio.CancelledError, StorageUnavailable)), f"{outcome!r} instead of {kind.__name__}"
+
+    async def recover(self, database: Database) -> None:
+        for (stream_name, events), outcome in zip(self.appends, self.outcomes or [None] * len(self.appends), strict=False):
+            ids = [event.event_id for event in events]
+            stored = [event_id for event_id in await stored_ids(database, stream_name) if event_id in ids]
+            assert stored in ([ids] if isinstance(outcome, AppendResult) else [[], ids]), f"half stored, or acknowledged and lost: {stored}"
+        repeated = await asyncio.gather(*self.callers(database), return_exceptions=True)
+        self.check_outcomes(repeated)
+        assert not any(isinstance(outcome, StorageUnavailable) for outcome in repeated), "the repetition failed"
+        for first, again in zip(self.outcomes, repeated, strict=False):
+            assert first == again or not isinstance(first, AppendResult), "the repetition answers otherwise than the first"
+
+    async def check(self, database: Database) -> None:
+        streams: dict[str, set[uuid.UUID]] = {}
+        for stream_name, events in self.appends:
+            streams.setdefault(stream_name, set()).update(event.event_id for event in events)
+        for stream_name, ids in streams.items():
+            stored = await stored_ids(database, stream_name)
+            assert (len(stored), set(stored)) == (len(ids), ids)
+        assert await stored_ids(database, f"{self.name}-taken") == [event.event_id for event in self.seed]
+        assert await stored_ids(database, f"{self.name}-0x") == []
