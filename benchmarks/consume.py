@@ -19,6 +19,7 @@ from benchmarks.kafka_records import PARTITION_COUNT, make_topic, produce_raw, r
 from benchmarks.log_read import fill_log
 from benchmarks.measure import HEADWATER, Comparison, Comparisons, Contender, Sample
 from benchmarks.orders import OrderPlaced, mean_bytes, orders, placed_in
+from benchmarks.scale import Scale
 from benchmarks.servers import Servers, new_category
 from headwater.bus import Consumer, ConsumerLimits, Context, KafkaSource, PostgresEffects, Subscriptions
 from headwater.eventstore import PostgresEventStore
@@ -52,7 +53,7 @@ CLEAR_EFFECTS: Final = "TRUNCATE effects"
 COUNT_EFFECTS: Final = "SELECT coalesce(sum(event_count), 0) FROM effects"
 
 
-async def compare_consume(servers: Servers) -> Comparisons:
+async def compare_consume(servers: Servers, _scale: Scale) -> Comparisons:
     """A topic from its beginning, each turn in a group of its own, beside aiokafka with the same validation, without and with the same SQL."""
     category = new_category()
     event_class = placed_in(category)

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 from urllib.parse import urlsplit
 
 import asyncpg
 from aiokafka.admin import AIOKafkaAdminClient
 
 from headwater.config import load_settings
-from headwater.embedded import EmbeddedServers
+from headwater.embedded import EmbeddedPostgres, EmbeddedServers
 from headwater.errors import UsageError
 from headwater.postgres import Database, apply_migrations
 from headwater.randomness import token_hex
 
 NAME_PREFIX = "headwaterbench"
 """What databases and topics made here are called; whatever is called so may be dropped."""
+NEIGHBOUR: Final = "headwater-bench-neighbour"
+CONNECTIONS_MAX: Final = 400
+"""What the embedded PostgreSQL allows here: four systems with 64 connections each, and some more."""
 
 
 class Servers:
@@ -33,7 +36,10 @@ class Servers:
     async def __aenter__(self) -> Self:
         postgres, kafka = self._settings.postgres is None, self._wants_kafka and self._settings.kafka is None
         if postgres or kafka:
-            self._embedded = await self._stack.enter_async_context(EmbeddedServers(postgres=postgres, kafka=kafka))
+            self._embedded = EmbeddedServers(postgres=postgres, kafka=kafka)
+            if postgres:
+                self._embedded.postgres = EmbeddedPostgres(settings={"max_connections": str(CONNECTIONS_MAX)})
+            await self._stack.enter_async_context(self._embedded)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -47,6 +53,19 @@ class Servers:
         assert self._embedded is not None
         assert self._embedded.kafka is not None, "the benchmark said that it needs Kafka"
         return self._embedded.kafka.bootstrap
+
+    async def require_connections(self, connection_count: int) -> None:
+        """Refuse a server that would run out of connections in the middle of a measurement."""
+        connection = await asyncpg.connect(self._postgres)
+        try:
+            allowed = int(await connection.fetchval("SELECT current_setting('max_connections')"))
+        finally:
+            await connection.close()
+        if allowed < connection_count:
+            raise UsageError(
+                f"this PostgreSQL allows {allowed} connections and the benchmark opens {connection_count}: "
+                f"set max_connections={connection_count} there, or unset HEADWATER_POSTGRES"
+            )
 
     @asynccontextmanager
     async def database(self, *, connections_max: int = 4) -> AsyncGenerator[Database]:
@@ -88,6 +107,14 @@ class Servers:
         assert self._embedded is not None
         assert self._embedded.postgres is not None
         return self._embedded.postgres.dsn
+
+
+async def neighbour_connection(database: Database, stack: AsyncExitStack) -> asyncpg.Connection[asyncpg.Record]:
+    """A connection for what Headwater is compared with, or for a look at what it did; no count takes it for one of Headwater's."""
+    connection = await database.connect()
+    stack.push_async_callback(connection.close)
+    await connection.execute(f"SET application_name TO '{NEIGHBOUR}'")
+    return connection
 
 
 def new_category() -> str:
