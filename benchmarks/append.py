@@ -16,17 +16,20 @@ from benchmarks.scale import Scale
 from benchmarks.servers import Servers, neighbour_connection
 from headwater.eventstore import EventStore, PostgresEventStore
 from headwater.messages import NO_STREAM
-from headwater.postgres import Database, sql_file
+from headwater.postgres import Database
 from headwater.randomness import uuid7
 
 CONNECTION_PER_CALLER = "one connection per caller"
 GROUPED = "raw asyncpg, grouped"
 CONNECTION_CALLERS_MAX = 64
 """More callers than that do not get a connection each; no server would be configured so."""
-SERVER_CONNECTIONS = 350
+SERVER_CONNECTIONS = 450
 """What all systems of the largest comparison hold open together."""
 
-_APPEND_EVENTS = sql_file("headwater.eventstore", "append_events")
+# What PostgresEventStore itself calls for a lone event, where there is such a function; else what other drivers call.
+HAS_APPEND_ONE = "SELECT to_regprocedure('headwater.append_one(text, bigint, text, jsonb, jsonb, uuid)') IS NOT NULL"
+APPEND_ONE = "SELECT * FROM headwater.append_one($1, $2, $3, $4, $5, $6)"
+APPEND_EVENTS = "SELECT * FROM headwater.append_events($1, $2, ARRAY[$3::text], ARRAY[$4::jsonb], ARRAY[$5::jsonb], ARRAY[$6::uuid])"
 
 
 async def compare_append(servers: Servers, scale: Scale) -> Comparisons:
@@ -53,7 +56,9 @@ async def _contenders(servers: Servers, stack: AsyncExitStack, callers: int, bat
     if callers >= CONNECTION_CALLERS_MAX:
         contenders.append(Contender(GROUPED, await grouped_inserts(database, stack, numbers)))
     if batch == 1 and callers <= CONNECTION_CALLERS_MAX:
-        contenders.append(Contender(CONNECTION_PER_CALLER, await _through_function(database, stack, callers)))
+        async with database.connection() as connection:
+            function = APPEND_ONE if await connection.fetchval(HAS_APPEND_ONE) else APPEND_EVENTS
+        contenders.append(Contender(CONNECTION_PER_CALLER, await _through_function(database, stack, callers, function)))
         if callers > 1:
             contenders += [await _unoptimised(servers, stack, way, callers) for way in WAYS_TO_KEEP_ORDER]
     for system in (PEER, PEER_FUNCTIONS):
@@ -99,17 +104,17 @@ async def _raw_append(database: Database, stack: AsyncExitStack, batch: int, num
     return append_many
 
 
-async def _through_function(database: Database, stack: AsyncExitStack, callers: int) -> Sample:
-    """Headwater's SQL function with JSON that was encoded beforehand, a connection for each caller."""
+async def _through_function(database: Database, stack: AsyncExitStack, callers: int, function: str) -> Sample:
+    """One of Headwater's SQL functions, given JSON that was encoded beforehand, a connection for each caller."""
 
     async def caller(number: int) -> Call:
         connection = await neighbour_connection(database, stack)
-        function, endless, numbers = await connection.prepare(_APPEND_EVENTS), cycle(encoded(orders())), count(1)
-        metadata = [plain_table.new_metadata()]
+        prepared, endless, numbers = await connection.prepare(function), cycle(encoded(orders())), count(1)
+        metadata = plain_table.new_metadata()
 
         async def append() -> int:
             stream_name = f"order-{number}.{next(numbers)}"
-            await function.fetchrow(stream_name, NO_STREAM, ["OrderPlaced"], [next(endless)], metadata, [uuid7()])
+            await prepared.fetchrow(stream_name, NO_STREAM, "OrderPlaced", next(endless), metadata, uuid7())
             return 1
 
         return append
@@ -121,7 +126,7 @@ async def _unoptimised(servers: Servers, stack: AsyncExitStack, way: str, caller
     database = await stack.enter_async_context(servers.database())
     async with database.connection() as connection:
         await connection.execute(WAYS_TO_KEEP_ORDER[way])
-    return Contender(way, await _through_function(database, stack, callers))
+    return Contender(way, await _through_function(database, stack, callers, APPEND_EVENTS))
 
 
 def _peer_append(other: Peer, batch: int) -> Callable[[], int]:

@@ -20,7 +20,9 @@ CHUNK_EVENTS: Final = 500_000
 _CREATE_SAMPLES: Final = """
 CREATE UNLOGGED TABLE samples (number bigint PRIMARY KEY, data jsonb NOT NULL);
 """
-_FILL_SAMPLES: Final = "INSERT INTO samples (number, data) SELECT n.number - 1, n.data FROM unnest($1::jsonb[]) WITH ORDINALITY AS n(data, number)"
+_FILL_SAMPLES: Final = (
+    "INSERT INTO samples (number, data) SELECT n.number - 1, n.data FROM unnest($1::jsonb[]) WITH ORDINALITY AS n(data, number)"
+)
 _FILL_STREAMS: Final = """
 INSERT INTO headwater.streams (stream_id, stream_name) OVERRIDING SYSTEM VALUE
 SELECT n, 'order-' || n

@@ -48,7 +48,7 @@ def _decide(store: Any, numbers: count[int], *, conditional: bool) -> Call:
     async def append() -> int:
         number = next(numbers)
         tag = f"order:{number}"
-        event: Any = replace(NewEvent.of(next(endless)), **{"tags": (tag,)})
+        event: Any = replace(NewEvent.of(next(endless)), tags=(tag,))
         query = EventQuery(types=(event.type,), tags=(tag,))
         matching = await store.read_matching(query)
         assert not matching.events, "nobody else uses this tag"

@@ -1,96 +1,78 @@
-"""Import: the events of another log into an empty one, beside binary COPY of the same rows into a table with the same columns and indexes."""
+"""Import: the file of another log into an empty one, beside binary COPY of the same rows into a table with the same columns and indexes."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
-from itertools import cycle, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any, Final
 
+import asyncpg
+
 import headwater.eventstore
 from benchmarks import plain_table
-from benchmarks.log_read import EVENTS_PER_STREAM
+from benchmarks.bulk import EVENTS_PER_STREAM, fill_log_in_bulk
 from benchmarks.measure import HEADWATER, Comparison, Comparisons, Contender, Pending, Sample
-from benchmarks.orders import encoded, mean_bytes, orders
+from benchmarks.orders import mean_bytes, orders
 from benchmarks.scale import Scale
 from benchmarks.servers import Servers, neighbour_connection
-from headwater.messages import CORRELATION_ID, RecordedEvent
-from headwater.randomness import uuid7
 
 BENCH: Final = "import"
 COPY: Final = "raw binary COPY"
-FIRST_RECORDED_AT: Final = datetime(2026, 1, 1, tzinfo=UTC)
+READ_ROWS: Final = f"SELECT {', '.join(plain_table.COLUMNS)} FROM headwater.events ORDER BY global_position"
 
+export_events: Any = getattr(headwater.eventstore, "export_events", None)
 import_events: Any = getattr(headwater.eventstore, "import_events", None)
 
 
 async def compare_import(servers: Servers, scale: Scale) -> Comparisons:
-    """The same events each turn, however long that takes; databases are made and tables emptied between turns."""
-    events = exported_events(scale.import_events)
-    conditions = {"events": len(events), "events_per_stream": EVENTS_PER_STREAM, "bytes": mean_bytes(orders()), "durable": True}
-    if import_events is None:
+    """The same events in each turn, however long that takes; databases are made and tables emptied between the turns."""
+    conditions = {
+        "events": scale.import_events,
+        "events_per_stream": EVENTS_PER_STREAM,
+        "bytes": mean_bytes(orders()),
+        "durable": True,
+        "format": "json lines",
+    }
+    if export_events is None or import_events is None:
         yield Pending(BENCH, "import_events is not in this version", conditions)
         return
     async with AsyncExitStack() as stack:
-        yield Comparison(
-            bench=BENCH,
-            conditions=conditions,
-            contenders=[Contender(HEADWATER, _headwater_import(servers, events)), Contender(COPY, await raw_copy(servers, stack, events))],
-        )
+        file = Path(stack.enter_context(TemporaryDirectory(prefix="headwater-bench-"))) / "log.jsonl"
+        source = await stack.enter_async_context(servers.database())
+        await fill_log_in_bulk(source, scale.import_events)
+        await export_events(source, file)
+        async with source.connection() as connection:
+            rows = await connection.fetch(READ_ROWS)
+        contenders = [
+            Contender(HEADWATER, _headwater_import(servers, file, scale.import_events)),
+            Contender(COPY, await _raw_copy(servers, stack, rows)),
+        ]
+        yield Comparison(BENCH, conditions, contenders)
 
 
-def exported_events(event_count: int) -> list[RecordedEvent]:
-    """What the other log holds."""
-    made: list[RecordedEvent] = []
-    for position, data in enumerate(islice(cycle(encoded(orders())), event_count), start=1):
-        stream, version = divmod(position - 1, EVENTS_PER_STREAM)
-        event_id = uuid7()
-        made.append(
-            RecordedEvent(
-                global_position=position,
-                stream_name=f"order-{stream + 1}",
-                version=version + 1,
-                type="OrderPlaced",
-                data=data,
-                metadata={CORRELATION_ID: str(event_id)},
-                event_id=event_id,
-                recorded_at=FIRST_RECORDED_AT + timedelta(milliseconds=position),
-            )
-        )
-    return made
-
-
-def _headwater_import(servers: Servers, events: list[RecordedEvent]) -> Sample:
-    async def one_by_one() -> AsyncIterator[RecordedEvent]:
-        for event in events:
-            yield event
-
+def _headwater_import(servers: Servers, file: Path, event_count: int) -> Sample:
     async def sample(_seconds: float) -> float:
+        """From opening the file to the last commit."""
         async with servers.database() as database:
             began = perf_counter()
-            await import_events(database, one_by_one())
-            rate = len(events) / (perf_counter() - began)
+            await import_events(database, file)
+            rate = event_count / (perf_counter() - began)
             async with database.connection() as connection:
-                assert await connection.fetchval("SELECT count(*) FROM headwater.events") == len(events)
+                stored = await connection.fetchval("SELECT count(*) FROM headwater.events")
+            assert stored == event_count, f"{stored} of {event_count} events were imported"
         return rate
 
     return sample
 
 
-async def raw_copy(servers: Servers, stack: AsyncExitStack, events: list[RecordedEvent]) -> Sample:
-    """Rows that are ready to be sent, in one COPY that commits at its end."""
+async def _raw_copy(servers: Servers, stack: AsyncExitStack, rows: Sequence[asyncpg.Record]) -> Sample:
+    """Rows that are at hand, in one COPY, durable when it returns."""
     database = await stack.enter_async_context(servers.database())
     connection = await neighbour_connection(database, stack)
     await connection.execute(plain_table.CREATE)
-    rows = [
-        (
-            *(event.global_position, (event.global_position - 1) // EVENTS_PER_STREAM + 1, event.version, event.type, event.data),
-            *(f'{{"{CORRELATION_ID}":"{event.event_id}"}}', event.event_id, event.recorded_at),
-        )
-        for event in events
-    ]
 
     async def sample(_seconds: float) -> float:
         await connection.execute("TRUNCATE plain_events")

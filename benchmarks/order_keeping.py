@@ -1,4 +1,4 @@
-"""The three simple ways to keep a log in order for its readers, as variants of Headwater's own SQL function.
+"""Headwater's way to keep a log in order for its readers, and the three simple ones, through the same SQL function.
 
 Each replaces nothing but what `headwater.append_events` does before it draws positions, so that the difference in rate is the price of that way.
 """
@@ -25,6 +25,7 @@ CREATE INDEX events_transaction_id_idx ON headwater.events (transaction_id, glob
 """
 
 WAYS_TO_KEEP_ORDER: Final[Mapping[str, str]] = {
+    "shared lock, as Headwater": "",
     "exclusive lock": _TAKE_TURNS,
     "transaction-id watermark": _TAKE_NOTHING + _STAMP_TRANSACTION,
     "no order": _TAKE_NOTHING,

@@ -52,10 +52,10 @@ def plot_results(measured: Iterable[tuple[Comparison, Sequence[Measurement]]], f
 
 
 def _plot_benchmark(bench: str, metric: str, groups: Sequence[Sequence[Measurement]], folder: Path) -> Path:
-    from matplotlib import pyplot
+    from matplotlib import pyplot as plt
 
     heights = [HEADING_INCHES + BAR_INCHES * len(group) for group in groups]
-    figure, grid = pyplot.subplots(
+    figure, grid = plt.subplots(
         len(groups), 1, figsize=(WIDTH_INCHES, sum(heights)), gridspec_kw={"height_ratios": heights}, squeeze=False, layout="constrained"
     )
     try:
@@ -66,7 +66,7 @@ def _plot_benchmark(bench: str, metric: str, groups: Sequence[Sequence[Measureme
         file = folder / f"{re.sub(r'[^a-z0-9_-]', '_', name)}.png"
         figure.savefig(file, dpi=120)
     finally:
-        pyplot.close(figure)
+        plt.close(figure)
     return file
 
 

@@ -42,5 +42,3 @@ def _peak(database: Database, event_count: int) -> Sample:
         return float(peak)
 
     return sample
-
-

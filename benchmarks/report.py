@@ -114,7 +114,12 @@ def as_document(measured: Measured, pending: Sequence[Pending], verdicts: Sequen
     """Everything of a run for `--save`: enough to read it a year later."""
     return {
         "recorded_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cpus": os.cpu_count(), "system": platform.system(), "architecture": platform.machine(), "python": platform.python_version()},
+        "machine": {
+            "cpus": os.cpu_count(),
+            "system": platform.system(),
+            "architecture": platform.machine(),
+            "python": platform.python_version(),
+        },
         "versions": {name: version(name) for name in ("headwater", "asyncpg", "aiokafka", "pydantic", "eventsourcing", "psycopg")},
         "seconds": seconds,
         "measurements": [result.as_json() for _, results in measured for result in results],

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from benchmarks.catalogue import BENCHMARKS
-from benchmarks.goals import GOALS_FILE, Goal, Verdict, chosen_goals, judge, load_goals, wanted_part
+from benchmarks.goals import GOALS_FILE, Goal, chosen_goals, judge, load_goals, wanted_part
 from benchmarks.measure import Comparison, Measurement, Pending, measure
 from benchmarks.plot import plot_results, require_matplotlib
 from benchmarks.report import Report, in_words

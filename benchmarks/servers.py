@@ -20,8 +20,8 @@ from headwater.randomness import token_hex
 NAME_PREFIX = "headwaterbench"
 """What databases and topics made here are called; whatever is called so may be dropped."""
 NEIGHBOUR: Final = "headwater-bench-neighbour"
-CONNECTIONS_MAX: Final = 400
-"""What the embedded PostgreSQL allows here: four systems with 64 connections each, and some more."""
+CONNECTIONS_MAX: Final = 500
+"""What the embedded PostgreSQL allows here: six systems with 64 connections each, and some more."""
 
 
 class Servers:

@@ -23,8 +23,9 @@ from benchmarks.scale import Scale
 from benchmarks.servers import Servers, neighbour_connection
 from benchmarks.statement_counter import counting_statements
 from benchmarks.subprocesses import next_line, python_process
-from benchmarks.tail_reader import CHANNEL, READERS
-from headwater.eventstore import PostgresEventStore
+from benchmarks.tail_reader import CHANNEL, HAS_SUBSCRIPTION, log
+from headwater.errors import HeadwaterError
+from headwater.eventstore import EventStore, PostgresEventStore, WatchedEventStore
 from headwater.messages import NO_STREAM
 from headwater.postgres import Database
 from headwater.randomness import uuid7
@@ -67,14 +68,17 @@ async def compare_tail(servers: Servers, scale: Scale) -> Comparisons:
     """At a steady rate, then idle."""
     busy = {"appends_per_second": APPENDS_PER_SECOND, "bytes": mean_bytes(orders()), "durable": True}
     idle = {"appends_per_second": 0, "seconds": scale.idle_seconds}
-    if "subscription" not in READERS:
+    if not HAS_SUBSCRIPTION:
         yield Pending(BENCH, "Subscription is not in this version", busy)
         yield Pending(BENCH, "Subscription is not in this version", idle)
     async with AsyncExitStack() as stack:
         tails = [await _headwater_tail(servers, stack), await _listening_tail(servers, stack), await _peer_tail(servers, stack)]
-        followed = [(tail, await stack.enter_async_context(python_process("benchmarks.tail_reader", tail.reader, tail.dsn))) for tail in tails]
+        followed = [
+            (tail, await stack.enter_async_context(python_process("benchmarks.tail_reader", tail.reader, tail.dsn))) for tail in tails
+        ]
         contenders = [
-            Contender(tail.system, _Latencies(tail, reader).sample, {"appends_per_second": tail.appends_per_second}) for tail, reader in followed
+            Contender(tail.system, _Latencies(tail, reader).sample, {"appends_per_second": tail.appends_per_second})
+            for tail, reader in followed
         ]
         yield Comparison(BENCH, busy, contenders, metrics=(P50, P99))
     async with AsyncExitStack() as stack:
@@ -96,8 +100,13 @@ class _Latencies:
         event_count = max(10, round(seconds * self._tail.appends_per_second))
         arriving = asyncio.create_task(self._arrivals(event_count))
         called = await self._append(event_count)
-        async with asyncio.timeout(ARRIVAL_SECONDS_MAX):
-            arrived = await arriving
+        try:
+            async with asyncio.timeout(ARRIVAL_SECONDS_MAX):
+                arrived = await arriving
+        except TimeoutError:
+            raise HeadwaterError(
+                f"tail: the reader of {self._tail.system!r} had not got all of {event_count} events after {ARRIVAL_SECONDS_MAX:g} seconds"
+            ) from None
         latencies = [1_000 * (arrived[position] - began) for position, began in called.items()]
         return {P50.name: percentile(latencies, 0.50), P99.name: percentile(latencies, 0.99)}
 
@@ -135,13 +144,17 @@ def _idle_statements(tail: Tail, idle_seconds: float) -> Sample:
 
 async def _headwater_tail(servers: Servers, stack: AsyncExitStack) -> Tail:
     database = await stack.enter_async_context(servers.database(connections_max=WRITERS))
-    store, numbers, endless = PostgresEventStore(database), count(1), cycle(orders())
+    store: EventStore = PostgresEventStore(database)
+    if HAS_SUBSCRIPTION:
+        doorbell = await stack.enter_async_context(log.LogDoorbell(database, on_ring=lambda: None))
+        store = WatchedEventStore(store, on_append=doorbell.ring)
+    numbers, endless = count(1), cycle(orders())
 
     async def append() -> int:
         result = await store.append(f"order-{next(numbers)}", [next(endless)], expected_version=NO_STREAM)
         return result.global_position
 
-    if "subscription" in READERS:
+    if HAS_SUBSCRIPTION:
         return Tail(HEADWATER, "subscription", database.dsn, append)
     return Tail(POLLING, "poll", database.dsn, append)
 

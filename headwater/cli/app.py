@@ -112,7 +112,9 @@ def replay_command(
 
 @app.command("bench")
 def bench_command(
-    names: Annotated[list[str] | None, typer.Argument(help="Which benchmarks, or with --check which goals; all of them by default.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Which benchmarks, or with --check which goals; all of them by default.")
+    ] = None,
     json_output: JsonOption = False,
     seconds: Annotated[float, typer.Option("--seconds", min=0.2, help="How long each system works in each measurement.")] = 3.0,
     check: Annotated[
@@ -120,7 +122,9 @@ def bench_command(
     ] = False,
     full: Annotated[bool, typer.Option("--full", help="Also the sizes that take minutes to prepare (ten million events).")] = False,
     plot: Annotated[Path | None, typer.Option("--plot", metavar="DIR", help="Draw a PNG for each benchmark into this folder.")] = None,
-    save: Annotated[Path | None, typer.Option("--save", metavar="FILE", help="Write measurements, goals and versions to this JSON file.")] = None,
+    save: Annotated[
+        Path | None, typer.Option("--save", metavar="FILE", help="Write measurements, goals and versions to this JSON file.")
+    ] = None,
 ) -> None:
     """Measure Headwater beside raw drivers and other libraries in the same run; hold it against its goals."""
     from headwater.cli import benchmarks
