@@ -23,8 +23,12 @@ CONNECTION_PER_CALLER = "one connection per caller"
 GROUPED = "raw asyncpg, grouped"
 CONNECTION_CALLERS_MAX = 64
 """More callers than that do not get a connection each; no server would be configured so."""
-SERVER_CONNECTIONS = 450
-"""What all systems of the largest comparison hold open together."""
+GROUPED_CALLERS_MIN = 8
+"""Fewer callers than that hardly make groups."""
+SYSTEMS_WITH_CONNECTIONS = 6
+"""That many systems of a comparison hold a connection for each caller."""
+OTHER_CONNECTIONS = 100
+"""What pools, observers and administrators hold beside them."""
 
 # What PostgresEventStore itself calls for a lone event, where there is such a function; else what other drivers call.
 HAS_APPEND_ONE = "SELECT to_regprocedure('headwater.append_one(text, bigint, text, jsonb, jsonb, uuid)') IS NOT NULL"
@@ -34,8 +38,8 @@ APPEND_EVENTS = "SELECT * FROM headwater.append_events($1, $2, ARRAY[$3::text], 
 
 async def compare_append(servers: Servers, scale: Scale) -> Comparisons:
     """Single events by few and many callers, then batches by one."""
-    if max(scale.callers) >= CONNECTION_CALLERS_MAX:
-        await servers.require_connections(SERVER_CONNECTIONS)
+    connected = min(max(scale.callers), CONNECTION_CALLERS_MAX)
+    await servers.require_connections(SYSTEMS_WITH_CONNECTIONS * connected + OTHER_CONNECTIONS)
     for callers, batch in [*((callers, 1) for callers in scale.callers), *((1, batch) for batch in scale.batches)]:
         async with AsyncExitStack() as stack:
             yield Comparison(
@@ -53,14 +57,14 @@ async def _contenders(servers: Servers, stack: AsyncExitStack, callers: int, bat
     contenders = [Contender(HEADWATER, in_loops([headwater_append(store, batch, numbers) for _ in range(callers)]))]
     if callers <= CONNECTION_CALLERS_MAX:
         contenders.append(Contender("raw asyncpg", in_loops([await _raw_append(database, stack, batch, numbers) for _ in range(callers)])))
-    if callers >= CONNECTION_CALLERS_MAX:
+    if callers >= GROUPED_CALLERS_MIN:
         contenders.append(Contender(GROUPED, await grouped_inserts(database, stack, numbers)))
     if batch == 1 and callers <= CONNECTION_CALLERS_MAX:
         async with database.connection() as connection:
             function = APPEND_ONE if await connection.fetchval(HAS_APPEND_ONE) else APPEND_EVENTS
         contenders.append(Contender(CONNECTION_PER_CALLER, await _through_function(database, stack, callers, function)))
         if callers > 1:
-            contenders += [await _unoptimised(servers, stack, way, callers) for way in WAYS_TO_KEEP_ORDER]
+            contenders += [await _ordered(servers, stack, way, callers) for way in WAYS_TO_KEEP_ORDER]
     for system in (PEER, PEER_FUNCTIONS):
         own = await stack.enter_async_context(servers.database())
         other = stack.enter_context(peer(own.dsn, functions=system == PEER_FUNCTIONS))
@@ -122,10 +126,11 @@ async def _through_function(database: Database, stack: AsyncExitStack, callers: 
     return in_loops([await caller(number) for number in range(callers)])
 
 
-async def _unoptimised(servers: Servers, stack: AsyncExitStack, way: str, callers: int) -> Contender:
+async def _ordered(servers: Servers, stack: AsyncExitStack, way: str, callers: int) -> Contender:
     database = await stack.enter_async_context(servers.database())
-    async with database.connection() as connection:
-        await connection.execute(WAYS_TO_KEEP_ORDER[way])
+    if change := WAYS_TO_KEEP_ORDER[way]:
+        async with database.connection() as connection:
+            await connection.execute(change)
     return Contender(way, await _through_function(database, stack, callers, APPEND_EVENTS))
 
 

@@ -30,4 +30,4 @@ WAYS_TO_KEEP_ORDER: Final[Mapping[str, str]] = {
     "transaction-id watermark": _TAKE_NOTHING + _STAMP_TRANSACTION,
     "no order": _TAKE_NOTHING,
 }
-"""What to run once in a migrated database of its own, by the system's name."""
+"""What to change in a migrated database of its own, by the system's name."""

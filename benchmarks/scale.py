@@ -20,6 +20,8 @@ class Scale:
     """How many a reader reads whose memory is watched."""
     log_events: int = 20_000
     import_events: int = 50_000
+    topic_events: int = 6_000
+    """How many are in the topic that is consumed."""
     stream_lengths: tuple[int, ...] = (10, 100, 1_000)
     idle_seconds: float = 10.0
     """How long an idle subscriber's statements are counted."""
@@ -28,12 +30,13 @@ class Scale:
 USUAL: Final = Scale()
 FULL: Final = Scale(growth_events=(100_000, 1_000_000, 10_000_000))
 TINY: Final = Scale(
-    callers=(1, 64),
+    callers=(1, 8),
     batches=(10,),
     growth_events=(1_000, 2_000),
     reader_events=3_000,
     log_events=1_000,
     import_events=1_000,
+    topic_events=600,
     stream_lengths=(10,),
     idle_seconds=1.5,
 )

@@ -20,7 +20,7 @@ from headwater.randomness import token_hex
 NAME_PREFIX = "headwaterbench"
 """What databases and topics made here are called; whatever is called so may be dropped."""
 NEIGHBOUR: Final = "headwater-bench-neighbour"
-CONNECTIONS_MAX: Final = 500
+CONNECTIONS_MAX: Final = 600
 """What the embedded PostgreSQL allows here: six systems with 64 connections each, and some more."""
 
 

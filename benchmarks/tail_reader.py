@@ -72,7 +72,7 @@ async def poll(dsn: str) -> None:
 
 
 async def listen(dsn: str) -> None:
-    """asyncpg with LISTEN: a page is fetched at every notification.
+    """Asyncpg with LISTEN: a page is fetched at every notification.
 
     A plain table shows positions out of order, and a reader that only went on from the last one would lose events here within seconds. So it looks at
     the last few once more, which is no guarantee, but enough for a measurement.
