@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import Final
 
+from benchmarks.loop import run_loop
 from benchmarks.orders import OrderPlaced
 from headwater.eventstore import PostgresEventStore
 from headwater.messages import EventRegistry
@@ -41,5 +41,5 @@ def peak_megabytes() -> float:
 
 
 if __name__ == "__main__":
-    event_count = asyncio.run(read(sys.argv[1], int(sys.argv[2])))
+    event_count = run_loop(read(sys.argv[1], int(sys.argv[2])))
     print(event_count, round(peak_megabytes(), 1), flush=True)

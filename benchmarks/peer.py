@@ -5,9 +5,6 @@ callers are threads. Events go through pydantic and orjson, the way its document
 as long. With its database functions (`POSTGRES_ENABLE_DB_FUNCTIONS`) it appends faster, but without the table lock that keeps readers from passing over events.
 """
 
-# eventsourcing's own types leave out parameters.
-# mypy: disable-error-code="no-untyped-call"
-
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
@@ -85,7 +82,7 @@ class Peer:
     """An `eventsourcing` event store over one database."""
 
     def __init__(self, factory: PostgresFactory) -> None:
-        self.recorder: PostgresApplicationRecorder = factory.application_recorder()  # type: ignore[assignment]
+        self.recorder: PostgresApplicationRecorder = factory.application_recorder()
         self.mapper = PydanticMapper(OrjsonTranscoder())
         self.store: EventStore[UUID] = EventStore(self.mapper, self.recorder)
 

@@ -49,6 +49,11 @@ class Report:
         line = f"{comparison.bench} ({in_words(comparison.conditions)}): {figures}"
         self.errors.print(line, highlight=False, markup=False, soft_wrap=True)
 
+    def pending(self, one: Pending) -> None:
+        """One comparison cannot be made in this version."""
+        line = f"{one.bench} ({in_words(one.conditions)}): pending, {one.reason}"
+        self.errors.print(line, highlight=False, markup=False, soft_wrap=True)
+
     def finish(self, measured: Measured, pending: Sequence[Pending], verdicts: Sequence[Verdict]) -> None:
         """The run is over: print the tables, or the goals' lines, and write the file."""
         measured = list(measured)

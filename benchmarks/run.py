@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from benchmarks.catalogue import BENCHMARKS
 from benchmarks.goals import GOALS_FILE, Goal, chosen_goals, judge, load_goals, wanted_part
+from benchmarks.loop import run_loop
 from benchmarks.measure import Comparison, Measurement, Pending, measure
 from benchmarks.plot import plot_results, require_matplotlib
 from benchmarks.report import Report, in_words
@@ -20,8 +19,6 @@ from benchmarks.scale import FULL, USUAL, Scale
 from benchmarks.servers import Servers
 from headwater.errors import UsageError
 from headwater.telemetry import configure_logging
-
-Answer = TypeVar("Answer")
 
 GROWTH: Final = "growth"
 """It goes up to ten million events where somebody asks for it by name, or checks its goal; the filling alone takes minutes."""
@@ -68,7 +65,7 @@ def run(
     report = Report(seconds=seconds, json_output=json_output, save=save)
     wants_growth = GROWTH in names or any(goal.benchmark == GROWTH for goal in goals)
     sizes = scale or (FULL if full or wants_growth else USUAL)
-    results = _run_loop(_run(chosen, goals if check else None, sizes, report, seconds)) if chosen else Results()
+    results = run_loop(_run(chosen, goals if check else None, sizes, report, seconds)) if chosen else Results()
     verdicts = [judge(goal, BENCHMARKS, results.measured, results.pending) for goal in goals]
     report.finish(results.measured, results.pending, verdicts)
     if plot is not None:
@@ -98,6 +95,7 @@ async def _run(names: Sequence[str], goals: Sequence[Goal] | None, scale: Scale,
                 async for comparison in BENCHMARKS[name].compare(servers, scale):
                     if isinstance(comparison, Pending):
                         results.pending.append(comparison)
+                        report.pending(comparison)
                         continue
                     part = comparison if goals is None else wanted_part(comparison, goals)
                     if part is None:
@@ -109,12 +107,3 @@ async def _run(names: Sequence[str], goals: Sequence[Goal] | None, scale: Scale,
                     report.measured(part, measurements)
                     progress.update(task, description=f"{name}: gets ready", total=None, completed=0)
     return results
-
-
-def _run_loop(work: Coroutine[Any, Any, Answer]) -> Answer:
-    """Run on uvloop where there is one, as a service does."""
-    if sys.platform == "win32":
-        return asyncio.run(work)
-    import uvloop
-
-    return uvloop.run(work)

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from time import perf_counter
 from typing import Any, Final
 
 import asyncpg
-import uvloop
 
 import headwater.eventstore
 from benchmarks import plain_table
+from benchmarks.loop import run_loop
 from benchmarks.orders import OrderPlaced
 from headwater.eventstore import PostgresEventStore
 from headwater.messages import EventRegistry
@@ -107,7 +107,7 @@ async def subscribe_peer(dsn: str) -> None:
     await asyncio.to_thread(follow)
 
 
-READERS: Final[dict[str, Callable[[str], Awaitable[None]]]] = {
+READERS: Final[dict[str, Callable[[str], Coroutine[Any, Any, None]]]] = {
     "subscription": subscribe,
     "poll": poll,
     "listen": listen,
@@ -115,4 +115,4 @@ READERS: Final[dict[str, Callable[[str], Awaitable[None]]]] = {
 }
 
 if __name__ == "__main__":
-    uvloop.run(READERS[sys.argv[1]](sys.argv[2]))  # type: ignore[arg-type]
+    run_loop(READERS[sys.argv[1]](sys.argv[2]))

@@ -51,7 +51,7 @@ class TinyBench:
             "sys.exit(run(**{'seconds': 0.3, 'json_output': False, 'scale': TINY, **options, **paths}))"
         )
         command = [sys.executable, "-c", call, json.dumps({"names": names, **options}, default=str)]
-        return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=550, check=False)
+        return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=900, check=False)
 
 
 @pytest.fixture(scope="module")
