@@ -59,8 +59,8 @@ test-full: setup ## the fault tests at full count, and PostgreSQL 15 and PgBounc
 demo: setup ## real orders through the log, Kafka, handlers, projections and a replay
 	@$(BIN)/headwater demo
 
-bench: setup ## Headwater beside raw asyncpg and raw aiokafka
-	@$(BIN)/headwater bench
+bench: setup ## Headwater beside raw drivers and other libraries (ARGS="--check", "append --plot plots")
+	@$(BIN)/headwater bench $(ARGS)
 
 lock: ## resolve pyproject.toml into uv.lock again (ARGS=--upgrade for newer versions)
 	@tools/python.sh tools/environment.py --uv

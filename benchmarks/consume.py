@@ -19,13 +19,13 @@ from benchmarks.kafka_records import PARTITION_COUNT, make_topic, produce_raw, r
 from benchmarks.log_read import fill_log
 from benchmarks.measure import HEADWATER, Comparison, Comparisons, Contender, Sample
 from benchmarks.orders import OrderPlaced, mean_bytes, orders, placed_in
+from benchmarks.scale import Scale
 from benchmarks.servers import Servers, new_category
 from headwater.bus import Consumer, ConsumerLimits, Context, KafkaSource, PostgresEffects, Subscriptions
 from headwater.eventstore import PostgresEventStore
 from headwater.kafka import KafkaSettings
 from headwater.postgres import Database
 
-EVENT_COUNT: Final = 6_000
 BATCH_SIZE: Final = ConsumerLimits().batch_size_max
 """Events in one transaction, on both sides."""
 RAW_FETCH_SIZE: Final = 2_000
@@ -52,13 +52,13 @@ CLEAR_EFFECTS: Final = "TRUNCATE effects"
 COUNT_EFFECTS: Final = "SELECT coalesce(sum(event_count), 0) FROM effects"
 
 
-async def compare_consume(servers: Servers) -> Comparisons:
+async def compare_consume(servers: Servers, scale: Scale) -> Comparisons:
     """A topic from its beginning, each turn in a group of its own, beside aiokafka with the same validation, without and with the same SQL."""
     category = new_category()
     event_class = placed_in(category)
     events = orders(event_class)
     async with servers.database() as database, servers.topics([category]):
-        await fill_log(database, events, EVENT_COUNT)
+        await fill_log(database, events, scale.topic_events)
         await make_topic(servers.bootstrap, category)
         async with raw_producer(servers.bootstrap) as producer:
             await produce_raw(producer, category, await records_of_log(PostgresEventStore(database)))
@@ -78,18 +78,22 @@ async def compare_consume(servers: Servers) -> Comparisons:
                         "effect": "one upsert per event",
                     },
                     contenders=[
-                        Contender(HEADWATER, _consumer_turns(servers.bootstrap, database, own, event_class)),
+                        Contender(HEADWATER, _consumer_turns(servers.bootstrap, database, own, event_class, scale.topic_events)),
                         Contender(
-                            "raw aiokafka", _raw_turns(to_nowhere, RAW_FETCH_SIZE, _validate), {"batch": RAW_FETCH_SIZE, "effect": "none"}
+                            "raw aiokafka",
+                            _raw_turns(to_nowhere, RAW_FETCH_SIZE, _validate, scale.topic_events),
+                            {"batch": RAW_FETCH_SIZE, "effect": "none"},
                         ),
-                        Contender("raw aiokafka + asyncpg", _raw_turns(to_sql, BATCH_SIZE, await _storing(own))),
+                        Contender("raw aiokafka + asyncpg", _raw_turns(to_sql, BATCH_SIZE, await _storing(own), scale.topic_events)),
                     ],
                 )
         finally:
             await own.close()
 
 
-def _consumer_turns(bootstrap: str, database: Database, own: asyncpg.Connection[asyncpg.Record], event_class: type[OrderPlaced]) -> Sample:
+def _consumer_turns(
+    bootstrap: str, database: Database, own: asyncpg.Connection[asyncpg.Record], event_class: type[OrderPlaced], event_count: int
+) -> Sample:
     groups = count(1)
 
     async def sample(_: float) -> float:
@@ -102,7 +106,7 @@ def _consumer_turns(bootstrap: str, database: Database, own: asyncpg.Connection[
             nonlocal began, handled
             began, handled = began or perf_counter(), handled + 1
             await context.connection.execute(STORE_EFFECT, event.order_id, sum(line.quantity for line in event.lines))
-            if handled == EVENT_COUNT:
+            if handled == event_count:
                 all_handled.set()
 
         group = f"bench-{event_class.event_category}-{next(groups)}"
@@ -114,9 +118,9 @@ def _consumer_turns(bootstrap: str, database: Database, own: asyncpg.Connection[
         try:
             async with asyncio.timeout(TURN_SECONDS_MAX):
                 await all_handled.wait()
-                while await own.fetchval(COUNT_EFFECTS) < EVENT_COUNT:  # noqa: ASYNC110 - nobody is told of a commit
+                while await own.fetchval(COUNT_EFFECTS) < event_count:  # noqa: ASYNC110 - nobody is told of a commit
                     await asyncio.sleep(COMMIT_POLL_SECONDS)
-            return EVENT_COUNT / (perf_counter() - began)
+            return event_count / (perf_counter() - began)
         finally:
             running.cancel()
             with suppress(asyncio.CancelledError):
@@ -137,7 +141,7 @@ async def _reader(bootstrap: str, topic: str) -> AsyncGenerator[AIOKafkaConsumer
         await consumer.stop()
 
 
-def _raw_turns(consumer: AIOKafkaConsumer, fetch_size: int, work: Callable[[list[Any]], Awaitable[None]]) -> Sample:
+def _raw_turns(consumer: AIOKafkaConsumer, fetch_size: int, work: Callable[[list[Any]], Awaitable[None]], topic_events: int) -> Sample:
     async def sample(seconds: float) -> float:
         """The topic over and over, each time from the first records received to the end; seeking is not counted."""
         event_count, worked = 0, 0.0
@@ -145,7 +149,7 @@ def _raw_turns(consumer: AIOKafkaConsumer, fetch_size: int, work: Callable[[list
         while worked < seconds:
             await consumer.seek_to_beginning()
             began, received = 0.0, 0
-            while received < EVENT_COUNT:
+            while received < topic_events:
                 fetched = await consumer.getmany(timeout_ms=1_000, max_records=fetch_size)
                 began = began or perf_counter()
                 records = [record for ours in fetched.values() for record in ours]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from itertools import cycle, islice
 from typing import Final
 
 from benchmarks import plain_table
-from benchmarks.measure import HEADWATER, Comparison, Comparisons, Contender, in_loops
+from benchmarks.measure import HEADWATER, Call, Comparison, Comparisons, Contender, in_loops, in_threads
 from benchmarks.orders import OrderPlaced, mean_bytes, orders
-from benchmarks.servers import Servers
+from benchmarks.peer import PEER, Peer, peer, peer_events
+from benchmarks.scale import Scale
+from benchmarks.servers import Servers, neighbour_connection
 from headwater.eventstore import EventStore, PostgresEventStore
 from headwater.messages import NO_STREAM, EventRegistry
 from headwater.postgres import Database
+from headwater.randomness import uuid7
 
-EVENT_COUNT: Final = 20_000
 EVENTS_PER_STREAM: Final = 10
 PAGE_SIZE: Final = 1_000
 
@@ -31,34 +34,25 @@ async def fill_log(database: Database, events: tuple[OrderPlaced, ...], event_co
     return position
 
 
-async def compare_log_read(servers: Servers) -> Comparisons:
+async def compare_log_read(servers: Servers, scale: Scale) -> Comparisons:
     """Pages of typed events beside the same pages fetched and validated with nothing around it."""
     events = orders()
-    async with servers.database() as database:
-        await fill_log(database, events, EVENT_COUNT)
-        raw = await database.connect()
-        try:
-            await raw.execute(plain_table.CREATE)
-            await raw.execute(plain_table.COPY_FROM_LOG)
-            await raw.execute("VACUUM (ANALYZE, FREEZE)")
-            fetch = await raw.prepare(plain_table.READ)
-
-            async def raw_page(after: int) -> tuple[int, int]:
-                rows = await fetch.fetch(after, PAGE_SIZE)
-                for row in rows:
-                    OrderPlaced.model_validate_json(row["data"])
-                return len(rows), rows[-1]["global_position"] if rows else 0
-
-            yield Comparison(
-                bench="log_read",
-                conditions={"callers": 1, "batch": PAGE_SIZE, "bytes": mean_bytes(events), "durable": True, "events": EVENT_COUNT},
-                contenders=[
-                    Contender(HEADWATER, in_loops([_round_and_round(_headwater_page(PostgresEventStore(database)))])),
-                    Contender("raw asyncpg", in_loops([_round_and_round(raw_page)])),
-                ],
-            )
-        finally:
-            await raw.close()
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(servers.database())
+        await fill_log(database, events, scale.log_events)
+        raw_page = await _raw_page(database, stack)
+        own = await stack.enter_async_context(servers.database())
+        other = stack.enter_context(peer(own.dsn))
+        _fill_peer(other, events, scale.log_events)
+        yield Comparison(
+            bench="log_read",
+            conditions={"callers": 1, "batch": PAGE_SIZE, "bytes": mean_bytes(events), "durable": True, "events": scale.log_events},
+            contenders=[
+                Contender(HEADWATER, in_loops([_round_and_round(_headwater_page(PostgresEventStore(database)))])),
+                Contender("raw asyncpg", in_loops([_round_and_round(raw_page)])),
+                Contender(PEER, in_threads([_peer_round_and_round(other)])),
+            ],
+        )
 
 
 Page = Callable[[int], Awaitable[tuple[int, int]]]
@@ -77,12 +71,51 @@ def _headwater_page(store: EventStore) -> Page:
     return page
 
 
-def _round_and_round(page: Page) -> Callable[[], Awaitable[int]]:
+async def _raw_page(database: Database, stack: AsyncExitStack) -> Page:
+    connection = await neighbour_connection(database, stack)
+    await connection.execute(plain_table.CREATE)
+    await connection.execute(plain_table.COPY_FROM_LOG)
+    await connection.execute("VACUUM (ANALYZE, FREEZE)")
+    fetch = await connection.prepare(plain_table.READ)
+
+    async def page(after: int) -> tuple[int, int]:
+        rows = await fetch.fetch(after, PAGE_SIZE)
+        for row in rows:
+            OrderPlaced.model_validate_json(row["data"])
+        return len(rows), rows[-1]["global_position"] if rows else 0
+
+    return page
+
+
+def _round_and_round(page: Page) -> Call:
     after = 0
 
     async def read() -> int:
         nonlocal after
         event_count, after = await page(after)
         return event_count
+
+    return read
+
+
+def _fill_peer(other: Peer, events: tuple[OrderPlaced, ...], event_count: int) -> None:
+    endless = cycle(events)
+    for _ in range(event_count // PAGE_SIZE):
+        streams = (peer_events(uuid7(), islice(endless, EVENTS_PER_STREAM)) for _ in range(PAGE_SIZE // EVENTS_PER_STREAM))
+        other.store.put([event for stream in streams for event in stream])
+    with other.recorder.datastore.get_connection() as connection:
+        connection.execute("VACUUM (ANALYZE, FREEZE)")
+
+
+def _peer_round_and_round(other: Peer) -> Callable[[], int]:
+    start = 1
+
+    def read() -> int:
+        nonlocal start
+        found = other.recorder.select_notifications(start=start, limit=PAGE_SIZE)
+        for notification in found:
+            other.mapper.to_domain_event(notification)
+        start = found[-1].id + 1 if found else 1
+        return len(found)
 
     return read

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
@@ -16,8 +17,20 @@ ROUNDS: Final = 5
 WARM_UP_SHARE: Final = 0.1
 """How long the unmeasured first turn is, beside all measured ones together."""
 
-Sample: TypeAlias = Callable[[float], Awaitable[float]]
-"""Works for about that many seconds and returns how many events a second it did."""
+Sample: TypeAlias = Callable[[float], Awaitable["float | Mapping[str, float]"]]
+"""Works for about that many seconds and returns what it reached: a number, or one for each metric of the comparison by its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One thing that a turn tells."""
+
+    name: str
+    unit: str
+    more_is_better: bool = False
+
+
+RATE: Final = Metric("rate", "events/s", more_is_better=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,75 +46,101 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Systems that do the same work under the same conditions."""
+    """Systems that do the same work under the same conditions; the table compares each with the first."""
 
     bench: str
     conditions: Mapping[str, Any]
     contenders: Sequence[Contender]
     rounds: int = ROUNDS
     """One for work that is long enough by itself; then there is no unmeasured turn either."""
+    metrics: tuple[Metric, ...] = (RATE,)
 
 
-Comparisons: TypeAlias = AsyncIterator[Comparison]
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A comparison whose Headwater side does not exist in this version."""
+
+    bench: str
+    reason: str
+    conditions: Mapping[str, Any]
+
+
+Comparisons: TypeAlias = AsyncIterator[Comparison | Pending]
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What one system reached in one comparison."""
+    """What one system reached in one comparison, in one metric."""
 
     bench: str
     system: str
-    per_second: float
+    value: float
     """Median of the samples."""
     samples: tuple[float, ...]
     conditions: Mapping[str, Any]
+    metric: Metric = RATE
 
     def as_json(self) -> dict[str, Any]:
         """One line of `headwater bench --json`; `samples` are in order of time, so the n-th of two systems were taken side by side."""
+        told = (
+            {"per_second": rounded(self.value)}
+            if self.metric is RATE
+            else {"metric": self.metric.name, "unit": self.metric.unit, "value": rounded(self.value)}
+        )
         return {
             "bench": self.bench,
             "system": self.system,
-            "per_second": round(self.per_second, 1),
+            **told,
             "conditions": dict(self.conditions),
-            "samples": [round(sample, 1) for sample in self.samples],
+            "samples": [rounded(sample) for sample in self.samples],
         }
 
 
+def rounded(value: float) -> float:
+    """As many digits as mean something."""
+    return round(value, 1 if abs(value) >= 100 else 3)
+
+
 def ratio(measurement: Measurement, other: Measurement) -> float:
-    """How many times the other's rate: the median over neighbouring samples, so that a slow minute of the machine counts for both."""
+    """How many times the other's value: the median over neighbouring samples, so that a slow minute of the machine counts for both."""
     return median(mine / theirs for mine, theirs in zip(measurement.samples, other.samples, strict=True))
 
 
 async def measure(comparison: Comparison, seconds: float, on_turn: Callable[[], None] = lambda: None) -> list[Measurement]:
     """Let the systems take turns (A B A B …) until each has worked for that many seconds."""
-    samples: dict[str, list[float]] = {contender.system: [] for contender in comparison.contenders}
+    turns: dict[str, list[Mapping[str, float]]] = {contender.system: [] for contender in comparison.contenders}
     for contender in comparison.contenders if comparison.rounds > 1 else ():
         await contender.sample(seconds * WARM_UP_SHARE)
     for _ in range(comparison.rounds):
         for contender in comparison.contenders:
             gc.collect()
-            samples[contender.system].append(await contender.sample(seconds / comparison.rounds))
+            reached = await contender.sample(seconds / comparison.rounds)
+            turns[contender.system].append(reached if isinstance(reached, Mapping) else {comparison.metrics[0].name: reached})
             on_turn()
     return [
-        Measurement(
-            bench=comparison.bench,
-            system=contender.system,
-            per_second=median(samples[contender.system]),
-            samples=tuple(samples[contender.system]),
-            conditions={**comparison.conditions, **(contender.conditions or {})},
-        )
+        _measurement(comparison, contender, metric, tuple(turn[metric.name] for turn in turns[contender.system]))
+        for metric in comparison.metrics
         for contender in comparison.contenders
     ]
 
 
-def in_loops(callers: Sequence[Callable[[], Awaitable[int]]]) -> Sample:
-    """Each caller calls again as soon as its call returns; a call says how many events it did."""
+def _measurement(comparison: Comparison, contender: Contender, metric: Metric, samples: tuple[float, ...]) -> Measurement:
+    conditions = {**comparison.conditions, **(contender.conditions or {})}
+    return Measurement(comparison.bench, contender.system, median(samples), samples, conditions, metric)
+
+
+Call: TypeAlias = Callable[[], Awaitable[int]]
+"""Does a piece of work and returns how many events that were."""
+
+
+def in_loops(callers: Sequence[Call]) -> Sample:
+    """Each caller calls again as soon as its call returns."""
 
     async def sample(seconds: float) -> float:
         began = perf_counter()
         deadline = began + seconds
 
-        async def work(call: Callable[[], Awaitable[int]]) -> int:
+        async def work(call: Call) -> int:
             done = await call()
             while perf_counter() < deadline:
                 done += await call()
@@ -111,3 +150,28 @@ def in_loops(callers: Sequence[Callable[[], Awaitable[int]]]) -> Sample:
         return sum(counts) / (perf_counter() - began)
 
     return sample
+
+
+def in_threads(callers: Sequence[Callable[[], int]]) -> Sample:
+    """The same for a library that blocks: a thread for each caller, while the event loop waits."""
+
+    def work(call: Callable[[], int], deadline: float) -> int:
+        done = call()
+        while perf_counter() < deadline:
+            done += call()
+        return done
+
+    async def sample(seconds: float) -> float:
+        with ThreadPoolExecutor(max_workers=len(callers)) as threads:
+            began = perf_counter()
+            futures = [threads.submit(work, call, began + seconds) for call in callers]
+            counts = await asyncio.gather(*map(asyncio.wrap_future, futures))
+            return sum(counts) / (perf_counter() - began)
+
+    return sample
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that this share of all does not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.measure import HEADWATER, Comparison, Comparisons, Contender
+from benchmarks.scale import Scale
 from benchmarks.servers import Servers
 from headwater.errors import HeadwaterError
 
@@ -17,7 +18,7 @@ ORDER_COUNT: Final = 5_000
 ROOT: Final = Path(__file__).parent.parent
 
 
-async def compare_orders(_servers: Servers) -> Comparisons:
+async def compare_orders(_servers: Servers, _scale: Scale) -> Comparisons:
     """There is no raw neighbour: nobody has written this shop twice. The demo brings servers of its own and checks what it did."""
     conditions = {"orders": ORDER_COUNT, "services": 4, "durable": True}
     yield Comparison("orders", conditions, [Contender(HEADWATER, play)], rounds=1)

@@ -13,6 +13,7 @@ from benchmarks.kafka_records import EVENT_SOURCE, PARTITION_COUNT, kafka_settin
 from benchmarks.log_read import EVENTS_PER_STREAM, PAGE_SIZE, fill_log
 from benchmarks.measure import HEADWATER, Comparison, Comparisons, Contender, in_loops
 from benchmarks.orders import OrderPlaced, mean_bytes, orders, placed_in
+from benchmarks.scale import Scale
 from benchmarks.servers import Servers, new_category
 from headwater.eventstore import PostgresEventStore
 from headwater.kafka import Partition
@@ -36,7 +37,7 @@ RAW_EVENT_COUNT: Final = 10 * PAGE_SIZE
 ARRIVAL_SECONDS_MAX: Final = 60.0
 
 
-async def compare_relay(servers: Servers) -> Comparisons:
+async def compare_relay(servers: Servers, _scale: Scale) -> Comparisons:
     """A relay that runs, given the same work again and again, beside an idempotent producer of the same bytes in batches."""
     category, raw_topic = new_category(), new_category()
     events = orders(placed_in(category))

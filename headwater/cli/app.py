@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
@@ -157,14 +158,26 @@ def forget_command(
 
 @app.command("bench")
 def bench_command(
-    names: Annotated[list[str] | None, typer.Argument(help="Which benchmarks; all of them by default.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Which benchmarks, or with --check which goals; all of them by default.")
+    ] = None,
     json_output: JsonOption = False,
-    seconds: Annotated[float, typer.Option("--seconds", min=0.2, help="How long each measurement runs, at least.")] = 3.0,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.2, help="How long each system works in each measurement.")] = 3.0,
+    check: Annotated[
+        bool, typer.Option("--check", help="Measure what benchmarks/goals.toml asks for; exit status 1 where a goal falls short.")
+    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Also the sizes that take minutes to prepare (ten million events).")] = False,
+    plot: Annotated[Path | None, typer.Option("--plot", metavar="DIR", help="Draw a PNG for each benchmark into this folder.")] = None,
+    save: Annotated[
+        Path | None, typer.Option("--save", metavar="FILE", help="Write measurements, goals and versions to this JSON file.")
+    ] = None,
 ) -> None:
-    """Measure append, log read, relay and consume beside raw asyncpg and raw aiokafka in the same run."""
+    """Measure Headwater beside raw drivers and other libraries in the same run; hold it against its goals."""
     from headwater.cli import benchmarks
 
-    raise typer.Exit(benchmarks.run_benchmarks(names or [], json_output=json_output, seconds=seconds))
+    raise typer.Exit(
+        benchmarks.run_benchmarks(names or [], json_output=json_output, seconds=seconds, check=check, full=full, plot=plot, save=save)
+    )
 
 
 log_commands.command("export")(export_command)

@@ -1,0 +1,19 @@
+"""The event loop of every process here."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+Answer = TypeVar("Answer")
+
+
+def run_loop(work: Coroutine[Any, Any, Answer]) -> Answer:
+    """Run on uvloop where there is one, as a service does."""
+    if sys.platform == "win32":
+        return asyncio.run(work)
+    import uvloop
+
+    return uvloop.run(work)
