@@ -10,9 +10,8 @@ away, a lost lease) the workers wait out themselves; a worker that ends by an er
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
@@ -21,7 +20,21 @@ from headwater.bus import Consumer, DeadLetterRetrier, DeadLetters, HandlerDecor
 from headwater.config import Settings, load_settings
 from headwater.embedded import SHARED_SERVERS
 from headwater.errors import NotFoundError, StoreNotOpen, UsageError
-from headwater.eventstore import Decider, Decision, EventStore, PostgresEventStore, WatchedEventStore, decide
+from headwater.eventstore import (
+    READ_BATCH_SIZE,
+    Checkpoint,
+    Decider,
+    Decision,
+    EventSelection,
+    EventStore,
+    EventSubscription,
+    LogDoorbell,
+    LogTail,
+    PostgresEventStore,
+    Subscription,
+    WatchedEventStore,
+    decide,
+)
 from headwater.kafka import KafkaSettings, check_broker
 from headwater.messages import AppendResult, Event, EventRegistry
 from headwater.outbox import KafkaRelayBroker, PostgresRelayPositions, Publisher, Relay
@@ -42,9 +55,9 @@ from headwater.projections import (
     register_projections,
 )
 from headwater.sagas import Choreography, DeadlineWorker, Saga, Sagas
-from headwater.telemetry import configure_logging_once, logger
+from headwater.supervision import supervised
+from headwater.telemetry import configure_logging_once
 
-_log = logger("service")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,59}")
 
 State = TypeVar("State")
@@ -97,12 +110,23 @@ class _Parts:
     def __init__(self, service: Service, database: Database) -> None:
         self.database = database
         self.wake_workers: list[Callable[[], None]] = []
-        self.store = WatchedEventStore(PostgresEventStore(database), on_append=self._wake)
+        self.doorbell = LogDoorbell(database, on_ring=self._wake)
+        self.store = WatchedEventStore(PostgresEventStore(database), on_append=self._appended)
+        self.tail = LogTail(self.store)
+        self.wake_workers.append(self.tail.wake)
         self.publisher = Publisher(self.store, service.events.registry)
         self.read_models = ReadModels(database, self.store, service.events.registry, wake=self._wake)
         self.dead_letters = DeadLetters(database, group=service.name)
         self.sagas = Sagas(database)
         self.kafka: KafkaSettings | None = None
+
+    def listen(self) -> None:
+        """Hear of appends in other processes."""
+        self.doorbell.listen()
+
+    def _appended(self) -> None:
+        self._wake()
+        self.doorbell.ring()
 
     def _wake(self) -> None:
         for wake in self.wake_workers:
@@ -229,7 +253,7 @@ class Service:
             parts = await self._open_parts(stack, settings, needs_kafka=workers)
             if workers:
                 await register_projections(parts.database, self.events.registry, list(self.projections.values()))
-                await stack.enter_async_context(_supervised(self._workers(parts, settings)))
+                await stack.enter_async_context(supervised(self._workers(parts, settings)))
             self._parts, self._stack = parts, stack.pop_all()
 
     async def _close(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool | None:
@@ -248,6 +272,8 @@ class Service:
                 await apply_migrations(connection)
             await require_current_schema(connection)
         parts = _Parts(self, database)
+        stack.push_async_callback(parts.tail.close)
+        await stack.enter_async_context(parts.doorbell)
         if needs_kafka:
             parts.kafka = KafkaSettings.parse(
                 settings.kafka or SHARED_SERVERS.bootstrap,
@@ -260,14 +286,14 @@ class Service:
 
     def _workers(self, parts: _Parts, settings: Settings) -> list[Coroutine[Any, Any, None]]:
         assert parts.kafka is not None, "workers need Kafka"
+        parts.listen()
         relay = Relay(
             parts.store, KafkaRelayBroker(parts.kafka), PostgresRelayPositions(parts.database), event_source=f"/services/{self.name}"
         )
         parts.wake_workers.append(relay.wake)
         workers: list[Coroutine[Any, Any, None]] = [relay.run()]
         if self.projections:
-            runner = ProjectionRunner(parts.database, parts.store, self.events.registry, list(self.projections.values()))
-            parts.wake_workers.append(runner.wake)
+            runner = ProjectionRunner(parts.database, parts.store, self.events.registry, list(self.projections.values()), tail=parts.tail)
             workers.append(runner.run())
         effects = PostgresEffects(parts.database, parts.store)
         if self.choreography:
@@ -327,6 +353,58 @@ class Service:
         """Where the servers are, without passwords."""
         parts = self.open_parts()
         return {"postgres": parts.database.address, **({"kafka": parts.kafka.address} if parts.kafka else {})}
+
+    @overload
+    def subscribe(
+        self,
+        first: type[EventT],
+        /,
+        *others: type[EventT],
+        categories: tuple[str, ...] = ...,
+        stream_prefixes: tuple[str, ...] = ...,
+        after: Checkpoint | int = ...,
+        batch_size_max: int = ...,
+    ) -> EventSubscription[EventT]: ...
+    @overload
+    def subscribe(
+        self,
+        *,
+        categories: tuple[str, ...] = ...,
+        stream_prefixes: tuple[str, ...] = ...,
+        after: Checkpoint | int = ...,
+        batch_size_max: int = ...,
+    ) -> EventSubscription[Event]: ...
+    def subscribe(
+        self,
+        *event_classes: type[Event],
+        categories: tuple[str, ...] = (),
+        stream_prefixes: tuple[str, ...] = (),
+        after: Checkpoint | int = 0,
+        batch_size_max: int = READ_BATCH_SIZE,
+    ) -> EventSubscription[Any]:
+        """The log's events in order, first those that are there, then those that come: `async for event in service.subscribe(OrderPlaced)`.
+
+        Each event comes once, also while others append, and through restarts of the server. Nothing is stored: keep `checkpoint` of what this
+        returns and give it as `after` to go on later. `batches` of it has the recorded events, many at once.
+
+        Args:
+            event_classes: only events of these classes; none means every event.
+            categories, stream_prefixes: of these only those in such categories, or in streams whose names begin so.
+            after: the checkpoint, or the position, of the last event already seen; by default the first event comes first.
+                `await service.store.last_checkpoint()` begins with what comes from now on.
+            batch_size_max: read at most so many at once, 1 to 10,000; memory is what it costs.
+        Raises:
+            StoreNotOpen: the service is not open.
+            UsageError: a selection, `after` or `batch_size_max` cannot be meant.
+            LogDiverged: when iterating: the log lost the event of the checkpoint (a failover, or a restored backup).
+        """
+        parts = self.open_parts()
+        parts.listen()
+        for event_class in event_classes:
+            self.events.register(event_class)
+        selection = EventSelection(categories, tuple(event_class.event_type for event_class in event_classes), stream_prefixes)
+        reading = Subscription(parts.store, selection, after=after, batch_size_max=batch_size_max, tail=parts.tail)
+        return EventSubscription(reading, self.events.registry)
 
     async def decide(
         self, stream_name: str, command: Command, decider: Decider[Command, State], *, connection: CallerConnection | None = None
@@ -394,42 +472,3 @@ class Service:
         """
         parts = self.open_parts()
         return await rebuild(parts.database, parts.store, self.events.registry, self.find_projection(name), progress=progress)
-
-
-@asynccontextmanager
-async def _supervised(workers: Sequence[Coroutine[Any, Any, None]]) -> AsyncGenerator[None]:
-    """Run the workers beside the block. One that fails cancels the block, which then ends with the failure."""
-    owner = asyncio.current_task()
-    assert owner is not None, "runs inside a task"
-    leaving = False
-
-    async def run_all() -> None:
-        async with asyncio.TaskGroup() as group:
-            for worker in workers:
-                group.create_task(worker)
-
-    def failed(task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is not None and not leaving:
-            owner.cancel()
-
-    supervisor = asyncio.create_task(run_all())
-    supervisor.add_done_callback(failed)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not (supervisor.done() and not supervisor.cancelled() and supervisor.exception() is not None):
-            raise
-        owner.uncancel()
-    finally:
-        leaving = True
-        supervisor.cancel()
-        await asyncio.wait([supervisor])
-    if not supervisor.cancelled() and (failure := supervisor.exception()) is not None:
-        _log.error("worker_failed", error=str(failure), exc_info=failure)
-        raise _only_one(failure)
-
-
-def _only_one(failure: BaseException) -> BaseException:
-    """The failure itself, where a group holds but one."""
-    inner: Sequence[BaseException] = getattr(failure, "exceptions", ())
-    return _only_one(inner[0]) if len(inner) == 1 else failure

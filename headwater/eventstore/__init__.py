@@ -1,4 +1,4 @@
-"""The log: append, read, decide.
+"""The log: append, read, subscribe, decide.
 
 Who is authoritative: PostgreSQL's `headwater.events`. The SQL function `headwater.append_events` is the only way in, from any driver; it checks
 ids, then versions, under the stream's row lock, and only then draws positions under a shared append lock.
@@ -12,25 +12,51 @@ outcome unknown, repeat with the same ids), the log lost its tail behind a reade
 """
 
 from headwater.eventstore.decider import Decider, Decision, decide
+from headwater.eventstore.doorbell import Doorbell
 from headwater.eventstore.inspection import LAG_COUNT_MAX, EventFilter, LogInspection, LogStats, WriterInFlight
+from headwater.eventstore.log_doorbell import LogDoorbell
 from headwater.eventstore.postgres import PostgresEventStore
-from headwater.eventstore.store import READ_BATCH_SIZE, Checkpoint, EventStore, LogEpoch, LogIdentity, LogSlice, expected_number
+from headwater.eventstore.selection import EVERYTHING, EventSelection
+from headwater.eventstore.store import (
+    READ_BATCH_SIZE,
+    SCAN_POSITIONS_MAX,
+    Checkpoint,
+    EventStore,
+    LogEpoch,
+    LogIdentity,
+    LogSlice,
+    SelectedSlice,
+    expected_number,
+)
+from headwater.eventstore.subscription import EventBatch, EventSubscription, Subscription
+from headwater.eventstore.tail import LogTail, TailRead
 from headwater.eventstore.watched import WatchedEventStore
 
 __all__ = [
+    "EVERYTHING",
     "LAG_COUNT_MAX",
     "READ_BATCH_SIZE",
+    "SCAN_POSITIONS_MAX",
     "Checkpoint",
     "Decider",
     "Decision",
+    "Doorbell",
+    "EventBatch",
     "EventFilter",
+    "EventSelection",
     "EventStore",
+    "EventSubscription",
+    "LogDoorbell",
     "LogEpoch",
     "LogIdentity",
     "LogInspection",
     "LogSlice",
     "LogStats",
+    "LogTail",
     "PostgresEventStore",
+    "SelectedSlice",
+    "Subscription",
+    "TailRead",
     "WatchedEventStore",
     "WriterInFlight",
     "decide",

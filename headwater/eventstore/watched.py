@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from headwater.eventstore.store import READ_BATCH_SIZE, Checkpoint, EventStore, LogIdentity, LogSlice
+from headwater.eventstore.selection import EventSelection
+from headwater.eventstore.store import READ_BATCH_SIZE, Checkpoint, EventStore, LogIdentity, LogSlice, SelectedSlice
 from headwater.messages import AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent
 from headwater.postgres import CallerConnection
 
@@ -53,6 +54,14 @@ class WatchedEventStore:
     async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE) -> LogSlice:
         """The next events of the whole log, up to the horizon; see `EventStore.read_log`."""
         return await self._store.read_log(after=after, limit=limit)
+
+    async def read_selected(self, selection: EventSelection, *, after: int, limit: int = READ_BATCH_SIZE) -> SelectedSlice:
+        """The next events that a selection wants, up to the horizon; see `EventStore.read_selected`."""
+        return await self._store.read_selected(selection, after=after, limit=limit)
+
+    async def last_checkpoint(self) -> Checkpoint:
+        """The checkpoint of a reader that has read everything; see `EventStore.last_checkpoint`."""
+        return await self._store.last_checkpoint()
 
     async def horizon(self) -> int:
         """How far the log may be read now."""

@@ -25,7 +25,7 @@ from headwater.bus import (
 )
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import BrokerUnavailable, NotFoundError, StorageUnavailable, TransactionConflict, UsageError, WrongExpectedVersion
-from headwater.eventstore import READ_BATCH_SIZE, Checkpoint, EventStore, LogIdentity, LogSlice, expected_number
+from headwater.eventstore import EventStore, WatchedEventStore, expected_number
 from headwater.kafka import Envelope, OffsetRange, Partition, encode_envelope, event_topic, partition_of
 from headwater.messages import (
     ANY,
@@ -441,10 +441,11 @@ class MemoryDeadLetters:
         return len(self._letters)
 
 
-class JoiningStore:
+class JoiningStore(WatchedEventStore):
     """A memory store that knows `MemoryTransaction`: given one as `connection=`, an append waits for its commit."""
 
     def __init__(self, base: EventStore) -> None:
+        super().__init__(base, on_append=_nobody_to_wake)
         self._base = base
 
     async def append(
@@ -478,14 +479,6 @@ class JoiningStore:
         """How many events the stream has."""
         return len([event async for event in self.read_stream(stream_name, connection=connection)])
 
-    async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE) -> LogSlice:
-        return await self._base.read_log(after=after, limit=limit)
 
-    async def horizon(self) -> int:
-        return await self._base.horizon()
-
-    async def identity(self) -> LogIdentity:
-        return await self._base.identity()
-
-    async def verify_checkpoint(self, checkpoint: Checkpoint) -> None:
-        await self._base.verify_checkpoint(checkpoint)
+def _nobody_to_wake() -> None:
+    """Sources in memory look by themselves."""

@@ -15,6 +15,7 @@ from headwater.eventstore import READ_BATCH_SIZE, Checkpoint, Decider, EventStor
 from headwater.messages import ANY, NO_STREAM, STREAM_EXISTS, Event, EventRegistry, NewEvent, RecordedEvent
 from headwater.telemetry import Correlation, correlate
 from headwater.testing.conformance.bad_input import BAD_APPENDS, BadAppend
+from headwater.testing.conformance.selections import SelectionConformance
 
 STREAM = "conformance-1"
 
@@ -25,7 +26,7 @@ class Counted(Event, category="conformance"):
     number: int
 
 
-class EventStoreConformance:
+class EventStoreConformance(SelectionConformance):
     """Inherit, and give a fixture `store` with an empty event store; every test must pass."""
 
     pytestmark = pytest.mark.asyncio
