@@ -30,7 +30,7 @@ class Consumer:
 
     async def consume(self, store: EventStore, chance: random.Random, tail: LogTail | None = None) -> None:
         """Read on from the checkpoint until the last event."""
-        size = chance.choice([1, 2, 3, 7, 50, 200, 1000])
+        size = chance.choice([1, 3, 50, 200, 1000, 1000])
         async with Subscription(store, self.selection, after=self.checkpoint, batch_size_max=size, tail=tail) as subscription:
             async for batch in subscription:
                 assert len(batch.events) <= size
@@ -38,18 +38,18 @@ class Consumer:
                 self.checkpoint = batch.checkpoint
                 if self.is_done:
                     return
-                if chance.random() < 0.2:
+                if chance.random() < 0.05:
                     await asyncio.sleep(chance.random() * 0.003)
 
     async def consume_through_kills(self, store: EventStore, chance: random.Random, tail: LogTail | None = None) -> None:
         """The same, cancelled at random moments and begun again each time."""
         while not self.is_done:
             reading = asyncio.create_task(self.consume(store, chance, tail))
-            if chance.random() < 0.5:
+            if chance.random() < 0.25:
                 for _ in range(chance.randrange(40)):
                     await asyncio.sleep(0)
             else:
-                await asyncio.sleep(chance.random() * 0.05)
+                await asyncio.sleep(chance.random() * chance.choice([0.02, 0.2, 0.6]))
             reading.cancel()
             (outcome,) = await asyncio.gather(reading, return_exceptions=True)
             if isinstance(outcome, asyncio.CancelledError):

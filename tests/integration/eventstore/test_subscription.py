@@ -19,7 +19,6 @@ from headwater.config import Settings
 from headwater.embedded import EmbeddedPostgres
 from headwater.errors import LogDiverged
 from headwater.eventstore import (
-    EVERYTHING,
     EventSelection,
     LogDoorbell,
     LogTail,
@@ -36,17 +35,9 @@ from headwater.messages import ANY, NewEvent
 from headwater.postgres import Database
 from headwater.service import Service
 from headwater.testing import MigratedDatabases, eventually
-from tests.fault.eventstore.tailing import Committed, write
 from tests.integration.eventstore.logs import OrderPlaced, append
 from tests.subscribing import LAST_TYPE, Consumer, read_all
 
-SELECTIONS = [
-    EVERYTHING,
-    EventSelection(types=("Rare", LAST_TYPE)),
-    EventSelection(categories=("fault",)),
-    EventSelection(stream_prefixes=("fault-1", "fault-last"), types=("Happened", LAST_TYPE)),
-]
-RINGER = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%pg_try_advisory_xact_lock%' AND pid <> pg_backend_pid()"
 LISTENERS = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = 4294967295 AND mode = 'ShareLock' AND granted"
 APPEND_ELSEWHERE = """
 import asyncio, sys
@@ -91,32 +82,6 @@ async def positions(reading: Subscription) -> list[int]:
 
 
 # -- beside writers
-
-
-async def test_subscribers_killed_beside_writers_see_what_they_selected_once(postgres_dsn: str, store: PostgresEventStore) -> None:
-    """16 writers pause before commits, abort and vanish; the subscribers are cancelled at random moments."""
-    consumers = [Consumer(selection) for selection in SELECTIONS]
-    tail = LogTail(store)
-
-    async def write_all() -> None:
-        async with asyncio.TaskGroup() as writers:
-            for writer in range(16):
-                writers.create_task(write(postgres_dsn, writer, 7, 12, Committed()))
-            for _ in range(5):
-                await store.append("rare-1", [NewEvent("Rare", "{}")], expected_version=ANY)
-        await store.append("fault-last", [NewEvent(LAST_TYPE, "{}")], expected_version=0)
-
-    async with asyncio.TaskGroup() as group:
-        group.create_task(write_all())
-        for number, consumer in enumerate(consumers):
-            shared = tail if number % 2 else None
-            group.create_task(consumer.consume_through_kills(store, random.Random(number), shared))
-    log = await read_all(store)
-    assert len(log) > 200
-    for consumer in consumers:
-        consumer.compare(log)
-    assert sum(consumer.kills for consumer in consumers) > 10
-    await tail.close()
 
 
 async def test_checkpoint_passes_holes_and_what_is_not_wanted(
