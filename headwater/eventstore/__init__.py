@@ -6,6 +6,8 @@ ids, then versions, under the stream's row lock, and only then draws positions u
 States of an append: not begun → in flight (its lock marks where the horizon must stop) → committed (visible to every later snapshot, then the
 lock is released) or gone (its positions stay holes). A prepared transaction stays in flight, rightly, until somebody finishes it.
 
+Readers (`Subscription`) share one `LogTail` a process, which a `LogDoorbell` wakes; the states of each are told in its module.
+
 What can fail: somebody else was first (`WrongExpectedVersion`: nothing stored), the connection was cut during the commit (`StorageUnavailable`:
 outcome unknown, repeat with the same ids), the log lost its tail behind a reader (`LogDiverged`), a read where the horizon cannot be known
 (`HorizonUnavailable`).
