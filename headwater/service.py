@@ -10,9 +10,8 @@ away, a lost lease) the workers wait out themselves; a worker that ends by an er
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar, get_args, overload
@@ -23,13 +22,20 @@ from headwater.config import Settings, load_settings
 from headwater.embedded import SHARED_SERVERS
 from headwater.errors import NotFoundError, SchemaError, StoreNotOpen, UsageError
 from headwater.eventstore import (
+    READ_BATCH_SIZE,
+    Checkpoint,
     Decider,
     Decision,
+    EventSelection,
     EventStore,
+    EventSubscription,
+    LogDoorbell,
+    LogTail,
     PersonalEventStore,
     PostgresEventStore,
     PostgresSnapshotStore,
     StreamCache,
+    Subscription,
     WatchedEventStore,
     decide,
 )
@@ -56,9 +62,9 @@ from headwater.projections import (
 from headwater.sagas import Choreography, DeadlineWorker, Saga, Sagas
 from headwater.sagas import definition_of as saga_definition_of
 from headwater.schemas import AvroDecoder, AvroEncoder, KafkaSchemaBoard, PostgresSchemas, SchemaBoard, SchemaRegistry
-from headwater.telemetry import configure_logging_once, logger
+from headwater.supervision import supervised
+from headwater.telemetry import configure_logging_once
 
-_log = logger("service")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,59}")
 
 Values: TypeAlias = Literal["avro", "json"]
@@ -118,9 +124,12 @@ class _Parts:
     def __init__(self, service: Service, database: Database, personal: PersonalData) -> None:
         self.database, self.personal = database, personal
         self.wake_workers: list[Callable[[], None]] = []
+        self.doorbell = LogDoorbell(database, on_ring=self.wake)
         self.log = PostgresEventStore(database)
         """What is stored, personal data sealed."""
-        self.store = WatchedEventStore(PersonalEventStore(self.log, personal), on_append=self.wake)
+        self.store = WatchedEventStore(PersonalEventStore(self.log, personal), on_append=self._appended)
+        self.tail = LogTail(self.store)
+        self.wake_workers.append(self.tail.wake)
         self.publisher = Publisher(self.store, service.events.registry)
         self.read_models = ReadModels(database, self.store, service.events.registry, wake=self.wake)
         self.dead_letters = DeadLetters(database, group=service.name)
@@ -128,6 +137,14 @@ class _Parts:
         self.snapshots = PostgresSnapshotStore(database)
         self.stream_cache = service.new_stream_cache()
         self.kafka: KafkaSettings | None = None
+
+    def listen(self) -> None:
+        """Hear of appends in other processes."""
+        self.doorbell.listen()
+
+    def _appended(self) -> None:
+        self.wake()
+        self.doorbell.ring()
 
     def wake(self) -> None:
         """There may be something new in the log."""
@@ -275,7 +292,7 @@ class Service:
                 # All at once: the relay then need not stop at the first event of each type, and readers learn of them in one go.
                 await encoder.prepare(event_class.event_type for event_class in self.events.registry)
                 await register_projections(parts.database, self.events.registry, list(self.projections.values()))
-                await stack.enter_async_context(_supervised(self._workers(parts, settings, encoder, AvroDecoder(board))))
+                await stack.enter_async_context(supervised(self._workers(parts, settings, encoder, AvroDecoder(board))))
             self._parts, self._stack = parts, stack.pop_all()
 
     async def _close(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool | None:
@@ -301,6 +318,8 @@ class Service:
         keys = PostgresSubjectKeys(database, master_key=master_key)
         stack.push_async_callback(keys.close)
         parts = _Parts(self, database, PersonalData(keys, self.events.registry, key_source=self._key_source))
+        stack.push_async_callback(parts.tail.close)
+        await stack.enter_async_context(parts.doorbell)
         if needs_kafka:
             parts.kafka = KafkaSettings.parse(
                 settings.kafka or SHARED_SERVERS.bootstrap,
@@ -329,6 +348,7 @@ class Service:
 
     def _workers(self, parts: _Parts, settings: Settings, encoder: ValueEncoder, decoder: ValueDecoder) -> list[Coroutine[Any, Any, None]]:
         assert parts.kafka is not None, "workers need Kafka"
+        parts.listen()
         relay = Relay(
             parts.log,
             KafkaRelayBroker(parts.kafka),
@@ -341,8 +361,7 @@ class Service:
         parts.wake_workers.append(relay.wake)
         workers: list[Coroutine[Any, Any, None]] = [relay.run()]
         if self.projections:
-            runner = ProjectionRunner(parts.database, parts.store, self.events.registry, list(self.projections.values()))
-            parts.wake_workers.append(runner.wake)
+            runner = ProjectionRunner(parts.database, parts.store, self.events.registry, list(self.projections.values()), tail=parts.tail)
             workers.append(runner.run())
         # Rung again after the commit: an append in a handler rang before others could see it.
         effects = PostgresEffects(parts.database, parts.store, on_commit=parts.wake)
@@ -414,6 +433,58 @@ class Service:
         """Where the servers are, without passwords."""
         parts = self.open_parts()
         return {"postgres": parts.database.address, **({"kafka": parts.kafka.address} if parts.kafka else {})}
+
+    @overload
+    def subscribe(
+        self,
+        first: type[EventT],
+        /,
+        *others: type[EventT],
+        categories: tuple[str, ...] = ...,
+        stream_prefixes: tuple[str, ...] = ...,
+        after: Checkpoint | int = ...,
+        batch_size_max: int = ...,
+    ) -> EventSubscription[EventT]: ...
+    @overload
+    def subscribe(
+        self,
+        *,
+        categories: tuple[str, ...] = ...,
+        stream_prefixes: tuple[str, ...] = ...,
+        after: Checkpoint | int = ...,
+        batch_size_max: int = ...,
+    ) -> EventSubscription[Event]: ...
+    def subscribe(
+        self,
+        *event_classes: type[Event],
+        categories: tuple[str, ...] = (),
+        stream_prefixes: tuple[str, ...] = (),
+        after: Checkpoint | int = 0,
+        batch_size_max: int = READ_BATCH_SIZE,
+    ) -> EventSubscription[Any]:
+        """The log's events in order, first those that are there, then those that come: `async for event in service.subscribe(OrderPlaced)`.
+
+        Each event comes once, also while others append, and through restarts of the server. Nothing is stored: keep `checkpoint` of what this
+        returns and give it as `after` to go on later. `batches` of it has the recorded events, many at once.
+
+        Args:
+            event_classes: only events of these classes; none means every event.
+            categories, stream_prefixes: of these only those in such categories, or in streams whose names begin so.
+            after: the checkpoint, or the position, of the last event already seen; by default the first event comes first.
+                `await service.store.last_checkpoint()` begins with what comes from now on.
+            batch_size_max: read at most so many at once, 1 to 10,000; memory is what it costs.
+        Raises:
+            StoreNotOpen: the service is not open.
+            UsageError: a selection, `after` or `batch_size_max` cannot be meant.
+            LogDiverged: when iterating: the log lost the event of the checkpoint (a failover, or a restored backup).
+        """
+        parts = self.open_parts()
+        parts.listen()
+        for event_class in event_classes:
+            self.events.register(event_class)
+        selection = EventSelection(categories, tuple(event_class.event_type for event_class in event_classes), stream_prefixes)
+        reading = Subscription(parts.store, selection, after=after, batch_size_max=batch_size_max, tail=parts.tail)
+        return EventSubscription(reading, self.events.registry)
 
     async def decide(
         self,
@@ -516,45 +587,3 @@ class Service:
         """
         parts = self.open_parts()
         return await rebuild(parts.database, parts.store, self.events.registry, self.find_projection(name), progress=progress)
-
-
-@asynccontextmanager
-async def _supervised(workers: Sequence[Coroutine[Any, Any, None]]) -> AsyncGenerator[None]:
-    """Run the workers beside the block. One that fails cancels the block, which then ends with the failure."""
-    owner = asyncio.current_task()
-    assert owner is not None, "runs inside a task"
-    leaving = False
-
-    async def run_all() -> None:
-        async with asyncio.TaskGroup() as group:
-            for worker in workers:
-                group.create_task(worker)
-
-    def failed(task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is not None and not leaving:
-            owner.cancel()
-
-    supervisor = asyncio.create_task(run_all())
-    supervisor.add_done_callback(failed)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not (supervisor.done() and not supervisor.cancelled() and supervisor.exception() is not None):
-            raise
-        owner.uncancel()
-    finally:
-        leaving = True
-        supervisor.cancel()
-        await asyncio.wait([supervisor])
-        for worker in workers:
-            # One that never began, because the block was left at once.
-            worker.close()
-    if not supervisor.cancelled() and (failure := supervisor.exception()) is not None:
-        _log.error("worker_failed", error=str(failure), exc_info=failure)
-        raise _only_one(failure)
-
-
-def _only_one(failure: BaseException) -> BaseException:
-    """The failure itself, where a group holds but one."""
-    inner: Sequence[BaseException] = getattr(failure, "exceptions", ())
-    return _only_one(inner[0]) if len(inner) == 1 else failure

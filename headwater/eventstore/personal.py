@@ -8,7 +8,17 @@ from typing import Final
 from uuid import UUID
 
 from headwater.eventstore.conditions import AppendCondition, EventQuery, Matching
-from headwater.eventstore.store import READ_BATCH_SIZE, Checkpoint, ClosedStream, EventStore, LogIdentity, LogSlice, StreamAppend
+from headwater.eventstore.selection import EventSelection
+from headwater.eventstore.store import (
+    READ_BATCH_SIZE,
+    Checkpoint,
+    ClosedStream,
+    EventStore,
+    LogIdentity,
+    LogSlice,
+    SelectedSlice,
+    StreamAppend,
+)
 from headwater.messages import AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent
 from headwater.postgres import CallerConnection
 from headwater.privacy import PersonalData, is_sealed
@@ -104,6 +114,15 @@ class PersonalEventStore:
         read = await self._store.read_log(after=after, limit=limit)
         opened = await self._personal.open(read.events)
         return read if opened is read.events else LogSlice(tuple(opened), read.horizon)
+
+    async def read_selected(self, selection: EventSelection, *, after: int, limit: int = READ_BATCH_SIZE) -> SelectedSlice:
+        """The next events that a selection wants, opened, up to the horizon; see `EventStore.read_selected`."""
+        read = await self._store.read_selected(selection, after=after, limit=limit)
+        return replace(read, events=tuple(await self._personal.open(read.events)))
+
+    async def last_checkpoint(self) -> Checkpoint:
+        """The checkpoint of a reader that has read everything; see `EventStore.last_checkpoint`."""
+        return await self._store.last_checkpoint()
 
     async def horizon(self) -> int:
         """How far the log may be read now."""

@@ -16,7 +16,19 @@ from headwater.errors import AppendBlocked, LockTimeout, LogDiverged, StreamNotF
 from headwater.eventstore.appending import Arrays, Unit, one_part, results, several_parts
 from headwater.eventstore.conditions import AppendCondition, EventQuery, Matching, queries_of, token_of
 from headwater.eventstore.group import GroupAppender
-from headwater.eventstore.store import READ_BATCH_SIZE, VERSION_MAX, Checkpoint, ClosedStream, LogEpoch, LogIdentity, LogSlice, StreamAppend
+from headwater.eventstore.selection import EventSelection
+from headwater.eventstore.store import (
+    READ_BATCH_SIZE,
+    SCAN_POSITIONS_MAX,
+    VERSION_MAX,
+    Checkpoint,
+    ClosedStream,
+    LogEpoch,
+    LogIdentity,
+    LogSlice,
+    SelectedSlice,
+    StreamAppend,
+)
 from headwater.messages import AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent, check_stream_name
 from headwater.postgres import CallerConnection, Connection, Database, sql_file, translate_data_errors, translate_errors
 from headwater.randomness import SYSTEM_RANDOMNESS
@@ -38,6 +50,8 @@ _READ_HORIZON = sql_file(_PACKAGE, "read_horizon")
 _READ_LOG = sql_file(_PACKAGE, "read_log")
 _READ_LOG_WITH_ARCHIVE = sql_file(_PACKAGE, "read_log_with_archive")
 _CLOSE_STREAM = sql_file(_PACKAGE, "close_stream")
+_READ_SELECTED = sql_file(_PACKAGE, "read_selected")
+_READ_LAST_EVENT = sql_file(_PACKAGE, "read_last_event")
 _OPEN_LOG = sql_file(_PACKAGE, "open_log")
 _READ_EVENT_ID = sql_file(_PACKAGE, "read_event_id")
 _READ_EVENT_WITH_ID = sql_file(_PACKAGE, "read_event_with_id")
@@ -173,6 +187,25 @@ class PostgresEventStore:
                 return rows
         return await connection.fetch(_READ_LOG_WITH_ARCHIVE, after, horizon, limit)
 
+    async def read_selected(self, selection: EventSelection, *, after: int, limit: int = READ_BATCH_SIZE) -> SelectedSlice:
+        """The next events that a selection wants, up to the horizon; see `EventStore.read_selected`."""
+        kinds = [list(kind) or None for kind in (selection.categories, selection.types, selection.stream_prefixes)]
+        async with self._database.statement_connection() as connection:
+            horizon: int = await connection.fetchval(_READ_HORIZON)
+            rows = await connection.fetch(_READ_SELECTED, after, horizon, SCAN_POSITIONS_MAX, *kinds, limit) if horizon > after else []
+        return _selected_slice(rows, horizon, limit)
+
+    async def last_checkpoint(self) -> Checkpoint:
+        """The checkpoint of a reader that has read everything; see `EventStore.last_checkpoint`."""
+        async with self._database.statement_connection() as connection:
+            horizon = await connection.fetchval(_READ_HORIZON)
+            last = await connection.fetchrow(_READ_LAST_EVENT, horizon)
+        if last is None:
+            return Checkpoint()
+        # Asked after the event was read: an epoch that began in between cannot have it on its wrong side, it began at the log's end.
+        epoch = (await self.identity()).locate(last["global_position"]).epoch
+        return Checkpoint(epoch, last["global_position"], last["event_id"])
+
     async def horizon(self) -> int:
         """How far the log may be read now."""
         async with self._database.statement_connection() as connection:
@@ -233,6 +266,17 @@ async def _append_in(driver: Connection, unit: Unit, condition: AppendCondition 
 
 def _query_text(queries: Sequence[EventQuery]) -> str:
     return orjson.dumps([{"types": query.types, "tags": query.tags} for query in queries]).decode()
+
+
+def _selected_slice(rows: Sequence[asyncpg.Record], horizon: int, limit: int) -> SelectedSlice:
+    if not rows:
+        return SelectedSlice(events=(), last_read=None, horizon=horizon, is_whole=True)
+    events = tuple(recorded_event(row) for row in rows if row["event_id"] is not None)
+    if len(events) == limit:
+        # What stands behind the last one found was not looked at.
+        return SelectedSlice(events, (events[-1].global_position, events[-1].event_id), horizon, is_whole=False)
+    last_read = (rows[0]["last_scanned"], rows[0]["last_scanned_id"])
+    return SelectedSlice(events, last_read, horizon, is_whole=rows[0]["scanned_through"] >= horizon)
 
 
 def recorded_event(row: asyncpg.Record) -> RecordedEvent:

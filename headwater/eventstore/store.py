@@ -10,11 +10,14 @@ from uuid import UUID
 
 from headwater.errors import UsageError
 from headwater.eventstore.conditions import AppendCondition, EventQuery, Matching
+from headwater.eventstore.selection import EventSelection
 from headwater.messages import ANY, STREAM_EXISTS, AppendResult, Event, ExpectedVersion, LogPosition, NewEvent, RecordedEvent
 from headwater.postgres import CallerConnection
 
 READ_BATCH_SIZE: Final = 1_000
 """Events fetched at once when reading a stream or the log."""
+SCAN_POSITIONS_MAX: Final = 10_000
+"""Positions of the log that one read looks at for the events of a selection."""
 VERSION_MAX: Final = 2**63 - 1
 """The highest version a stream could have."""
 
@@ -78,6 +81,19 @@ class ClosedStream:
     version: int
     """Of its last event, for good."""
     closed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SelectedSlice:
+    """What a selection finds in a stretch of the log, and where that stretch ends."""
+
+    events: tuple[RecordedEvent, ...]
+    """Those that the selection wants, in order."""
+    last_read: tuple[int, UUID] | None
+    """Position and id of the last event looked at, wanted or not: go on behind it. None where there was none."""
+    horizon: int
+    is_whole: bool
+    """Whether everything up to the horizon was looked at."""
 
 
 class EventStore(Protocol):
@@ -191,6 +207,20 @@ class EventStore(Protocol):
         Raises:
             HorizonUnavailable: on a standby, or outside READ COMMITTED.
         """
+        ...
+
+    async def read_selected(self, selection: EventSelection, *, after: int, limit: int = READ_BATCH_SIZE) -> SelectedSlice:
+        """The next events that a selection wants, up to the horizon, in order; looks at `SCAN_POSITIONS_MAX` positions at most.
+
+        So a rare kind of event is looked for where the log is, a bounded stretch at a time; move on to `last_read`, also when no event was found.
+
+        Raises:
+            HorizonUnavailable: on a standby, or outside READ COMMITTED.
+        """
+        ...
+
+    async def last_checkpoint(self) -> Checkpoint:
+        """The checkpoint of a reader that has read everything there is to read now."""
         ...
 
     async def horizon(self) -> int:

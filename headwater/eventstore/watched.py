@@ -6,7 +6,17 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from uuid import UUID
 
 from headwater.eventstore.conditions import AppendCondition, EventQuery, Matching
-from headwater.eventstore.store import READ_BATCH_SIZE, Checkpoint, ClosedStream, EventStore, LogIdentity, LogSlice, StreamAppend
+from headwater.eventstore.selection import EventSelection
+from headwater.eventstore.store import (
+    READ_BATCH_SIZE,
+    Checkpoint,
+    ClosedStream,
+    EventStore,
+    LogIdentity,
+    LogSlice,
+    SelectedSlice,
+    StreamAppend,
+)
 from headwater.messages import AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent
 from headwater.postgres import CallerConnection
 
@@ -84,6 +94,14 @@ class WatchedEventStore:
     async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE) -> LogSlice:
         """The next events of the whole log, up to the horizon; see `EventStore.read_log`."""
         return await self._store.read_log(after=after, limit=limit)
+
+    async def read_selected(self, selection: EventSelection, *, after: int, limit: int = READ_BATCH_SIZE) -> SelectedSlice:
+        """The next events that a selection wants, up to the horizon; see `EventStore.read_selected`."""
+        return await self._store.read_selected(selection, after=after, limit=limit)
+
+    async def last_checkpoint(self) -> Checkpoint:
+        """The checkpoint of a reader that has read everything; see `EventStore.last_checkpoint`."""
+        return await self._store.last_checkpoint()
 
     async def horizon(self) -> int:
         """How far the log may be read now."""

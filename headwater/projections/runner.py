@@ -10,14 +10,13 @@ from typing import Final
 
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import HeadwaterError, LogDiverged, ProjectionFailed, StorageError, UsageError
-from headwater.eventstore import EventStore, LogIdentity, LogSlice
+from headwater.eventstore import READ_BATCH_SIZE, EventStore, LogIdentity, LogTail, TailRead
 from headwater.messages import EventRegistry
 from headwater.postgres import Connection, Database
 from headwater.projections.applying import OutdatedPlan, apply_batch
 from headwater.projections.definition import LIVE, AnyProjection, ProjectionDefinition, definition_of
 from headwater.projections.fold import failed
 from headwater.projections.postgres import OwnSession, read_version, register, resume_live, stop_projection, try_lock_version
-from headwater.projections.tail import BATCH_SIZE, LogTail
 from headwater.projections.values import ProjectionVersion
 from headwater.telemetry import logger
 
@@ -77,10 +76,12 @@ class ProjectionRunner:
         registry: EventRegistry,
         projections: Sequence[AnyProjection],
         *,
+        tail: LogTail | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        """Put it together; nothing happens before `run`. `tail` is the process's own, where others read the log as well."""
         self._database, self._store, self._registry, self._projections, self._clock = database, store, registry, tuple(projections), clock
-        self._tail = LogTail(store)
+        self._tail, self._owns_tail = (LogTail(store, clock=clock), True) if tail is None else (tail, False)
 
     def wake(self) -> None:
         """Ring the doorbell: something was appended. A hint; polling is the net beneath it."""
@@ -93,11 +94,14 @@ class ProjectionRunner:
             UsageError: a projection's definition or tables are refused; nothing has been started.
         """
         definitions = await self._register()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._tail.watch(), name="headwater projections: tail")
-            for definition in definitions:
-                worker = _Worker(definition, self._database, self._store, self._registry, self._tail, self._clock)
-                group.create_task(worker.run(), name=f"headwater projection: {definition.name}")
+        try:
+            async with asyncio.TaskGroup() as group:
+                for definition in definitions:
+                    worker = _Worker(definition, self._database, self._store, self._registry, self._tail, self._clock)
+                    group.create_task(worker.run(), name=f"headwater projection: {definition.name}")
+        finally:
+            if self._owns_tail:
+                await self._tail.close()
 
     async def _register(self) -> tuple[ProjectionDefinition, ...]:
         pause = RETRY_PAUSE_SECONDS_MIN
@@ -124,7 +128,7 @@ class _Worker:
         self._identity: LogIdentity | None = None
         self._version: ProjectionVersion | None = None
         self._generation = 0
-        self._batch_size = BATCH_SIZE
+        self._batch_size = READ_BATCH_SIZE
         self._attempts = 0
         self._is_stopped = False
         self._log = _log.bind(projection=definition.name)
@@ -217,15 +221,19 @@ class _Worker:
             return
         if version.generation == self._generation or version.fingerprint == self._definition.fingerprint:
             self._log.info("projection_resumed")
-            self._version, self._attempts, self._batch_size = None, 0, BATCH_SIZE
+            self._version, self._attempts, self._batch_size = None, 0, READ_BATCH_SIZE
 
     # -- going on -----------------------------------------------------------------------------------------------------
 
     async def _advance(self, version: ProjectionVersion) -> None:
         """One batch, or a wait for there to be one."""
-        read = await self._tail.read(version.checkpoint.global_position, self._batch_size)
+        read = await self._tail.read(version.checkpoint.global_position, limit=self._batch_size)
+        if read.identity != self._identity:
+            # Another life of the log: is it still the one that the rows were made from?
+            self._version = None
+            return
         if not read.events:
-            await self._tail.moved_from(read.horizon)
+            await self._tail.wait(read)
             return
         # Asked after the read: if the log is the same now, it was the same then. A pool gets new connections without a word (rule 5).
         if await self._store.identity() != self._identity:
@@ -239,7 +247,7 @@ class _Worker:
             if is_busy:
                 await self._clock.sleep(BUSY_PAUSE_SECONDS)
 
-    async def _apply(self, version: ProjectionVersion, read: LogSlice) -> bool:
+    async def _apply(self, version: ProjectionVersion, read: TailRead) -> bool:
         """Apply what was read, if the checkpoint still is where it was read from; False when another process works on it now."""
         try:
             return await self._apply_locked(version, read)
@@ -249,7 +257,7 @@ class _Worker:
             # Tables dropped by hand, a privilege taken away: this projection stops, the others need not.
             raise failed(self._definition, read.events[0], error) from error
 
-    async def _apply_locked(self, version: ProjectionVersion, read: LogSlice) -> bool:
+    async def _apply_locked(self, version: ProjectionVersion, read: TailRead) -> bool:
         assert self._identity is not None, "it was begun"
         async with self._transaction() as connection:
             found = await try_lock_version(connection, self._definition.name)
@@ -266,10 +274,10 @@ class _Worker:
                 return True
             checkpoint = await apply_batch(connection, self._definition, self._registry, self._identity, LIVE, read.events)
         self._version = replace(found, checkpoint=checkpoint)
-        self._attempts, self._batch_size = 0, BATCH_SIZE
+        self._attempts, self._batch_size = 0, READ_BATCH_SIZE
         return True
 
-    async def _failed(self, version: ProjectionVersion, read: LogSlice, error: ProjectionFailed) -> None:
+    async def _failed(self, version: ProjectionVersion, read: TailRead, error: ProjectionFailed) -> None:
         before = sum(event.global_position < error.global_position for event in read.events)
         if before:
             # What stands before the event at fault comes in first, so that the read model stops at it exactly.

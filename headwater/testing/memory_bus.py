@@ -27,16 +27,12 @@ from headwater.bus import (
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import BrokerUnavailable, NotFoundError, StorageUnavailable, TransactionConflict, UsageError, WrongExpectedVersion
 from headwater.eventstore import (
-    READ_BATCH_SIZE,
     AppendCondition,
-    Checkpoint,
-    ClosedStream,
     EventQuery,
     EventStore,
-    LogIdentity,
-    LogSlice,
     Matching,
     StreamAppend,
+    WatchedEventStore,
     expected_number,
 )
 from headwater.kafka import JSON_ENCODER, Envelope, OffsetRange, Partition, ValueEncoder, encode_envelope, event_topic, partition_of
@@ -465,10 +461,11 @@ class MemoryDeadLetters:
         return len(self._letters)
 
 
-class JoiningStore:
+class JoiningStore(WatchedEventStore):
     """A memory store that knows `MemoryTransaction`: given one as `connection=`, an append waits for its commit."""
 
     def __init__(self, base: EventStore) -> None:
+        super().__init__(base, on_append=_nobody_to_wake)
         self._base = base
 
     async def append(
@@ -528,18 +525,6 @@ class JoiningStore:
             return connection.appended(event_id) or await self._base.find_event(event_id)
         return await self._base.find_event(event_id, connection=connection)
 
-    async def close_stream(self, stream_name: str, *, connection: CallerConnection | None = None) -> ClosedStream:
-        """Close a stream for good; not in a transaction, which the doubles cannot."""
-        return await self._base.close_stream(stream_name, connection=connection)
 
-    async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE) -> LogSlice:
-        return await self._base.read_log(after=after, limit=limit)
-
-    async def horizon(self) -> int:
-        return await self._base.horizon()
-
-    async def identity(self) -> LogIdentity:
-        return await self._base.identity()
-
-    async def verify_checkpoint(self, checkpoint: Checkpoint) -> None:
-        await self._base.verify_checkpoint(checkpoint)
+def _nobody_to_wake() -> None:
+    """Sources in memory look by themselves."""

@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 from headwater.bus import Consumer, ConsumerLimits, DeadLetter, RetryPolicy
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import HandlerFailed, UsageError
-from headwater.eventstore import EventStore, PersonalEventStore, WatchedEventStore
+from headwater.eventstore import EventStore, LogTail, PersonalEventStore, WatchedEventStore
 from headwater.messages import Event, RecordedEvent
 from headwater.outbox import Publisher
 from headwater.privacy import PersonalData
@@ -48,12 +48,17 @@ class MemoryParts:
         self.effects = MemorySagaEffects(self.log, self.sagas, clock=clock, personal=self.personal)
         self.wake_workers: list[Callable[[], None]] = []
         self.store = WatchedEventStore(PersonalEventStore(self.effects.store, self.personal), on_append=_nobody_to_wake)
+        self.tail = LogTail(self.store)
+        self.log.on_append(self.tail.wake)
         self.publisher = Publisher(self.store, registry)
         self.read_models = MemoryReadModels(self.store, registry)
         self.dead_letters: MemoryDeadLetters = self.effects.dead_letters
         self.snapshots = MemorySnapshotStore()
         self.stream_cache = service.new_stream_cache()
         self.kafka: str | None = None
+
+    def listen(self) -> None:
+        """There is no other process."""
 
     @property
     def database(self) -> Any:
@@ -196,6 +201,7 @@ async def memory_service(service: Service, *, clock: Clock = SYSTEM_CLOCK) -> As
         async with memory.running():
             yield memory
     finally:
+        await parts.tail.close()
         service._parts = None  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - as above
 
 

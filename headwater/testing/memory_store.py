@@ -20,14 +20,17 @@ from headwater.errors import (
 )
 from headwater.eventstore import (
     READ_BATCH_SIZE,
+    SCAN_POSITIONS_MAX,
     AppendCondition,
     Checkpoint,
     ClosedStream,
     EventQuery,
+    EventSelection,
     LogEpoch,
     LogIdentity,
     LogSlice,
     Matching,
+    SelectedSlice,
     StreamAppend,
     expected_in_words,
     queries_of,
@@ -169,6 +172,21 @@ class MemoryEventStore:
         # Positions are counted from 1 without holes.
         start = max(after, 0)
         return LogSlice(events=tuple(self._log[start : start + max(limit, 0)]), horizon=len(self._log))
+
+    async def read_selected(self, selection: EventSelection, *, after: int, limit: int = READ_BATCH_SIZE) -> SelectedSlice:
+        """The next events that a selection wants; see `EventStore.read_selected`."""
+        await self._clock.sleep(0)
+        scanned = self._log[max(after, 0) : max(after, 0) + SCAN_POSITIONS_MAX]
+        found = [event for event in scanned if selection.matches(event)][:limit]
+        read = scanned if len(found) < limit else found
+        last_read = (read[-1].global_position, read[-1].event_id) if read else None
+        is_whole = len(found) < limit and (not scanned or scanned[-1] is self._log[-1])
+        return SelectedSlice(events=tuple(found), last_read=last_read, horizon=len(self._log), is_whole=is_whole)
+
+    async def last_checkpoint(self) -> Checkpoint:
+        """The checkpoint of the log's last event."""
+        await self._clock.sleep(0)
+        return Checkpoint(1, len(self._log), self._log[-1].event_id) if self._log else Checkpoint()
 
     async def horizon(self) -> int:
         """The last position."""

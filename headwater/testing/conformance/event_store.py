@@ -26,6 +26,7 @@ from headwater.eventstore import READ_BATCH_SIZE, AppendCondition, Checkpoint, D
 from headwater.messages import ANY, EVENTS_PER_APPEND_MAX, NO_STREAM, STREAM_EXISTS, Event, EventRegistry, NewEvent, RecordedEvent
 from headwater.telemetry import Correlation, correlate
 from headwater.testing.conformance.bad_input import BAD_APPENDS, BadAppend
+from headwater.testing.conformance.selections import SelectionConformance
 
 STREAM = "conformance-1"
 
@@ -46,7 +47,7 @@ class Seat(Event, category="conformance"):
         return (f"course:{self.course}", f"student:{self.student}")
 
 
-class EventStoreConformance:
+class EventStoreConformance(SelectionConformance):
     """Inherit, and give a fixture `store` with an empty event store; every test must pass."""
 
     pytestmark = pytest.mark.asyncio
