@@ -18,6 +18,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticSerializationError
 
+from headwater.checks import CONTROL, check_metadata, check_tags, check_type, field_with_nul, has_nul
 from headwater.errors import InvalidEvent, InvalidStreamName, SealBroken, UnknownEventType, UsageError
 from headwater.personal import PersonalFields, personal_fields_of
 from headwater.randomness import uuid7
@@ -25,8 +26,6 @@ from headwater.telemetry import current_correlation
 
 EVENT_BYTES_MAX: Final = 1024 * 1024
 """The most an event's data may take, in bytes of JSON as PostgreSQL prints it."""
-METADATA_BYTES_MAX: Final = 16 * 1024
-"""The most an event's metadata may take, in bytes of UTF-8, names and values together."""
 EVENTS_PER_APPEND_MAX: Final = 1_000
 """The most events one append may carry."""
 APPEND_CHARACTERS_MAX: Final = 64 * 1024 * 1024
@@ -35,12 +34,6 @@ STREAM_NAME_CHARACTERS_MAX: Final = 500
 """The longest stream name."""
 CATEGORY_CHARACTERS_MAX: Final = 200
 """The longest category: it names a Kafka topic, whose own limit is 249."""
-EVENT_TYPE_CHARACTERS_MAX: Final = 200
-"""The longest event type."""
-TAGS_PER_EVENT_MAX: Final = 20
-"""The most tags one event may carry."""
-TAG_CHARACTERS_MAX: Final = 200
-"""The longest tag."""
 
 NO_STREAM: Final = 0
 """Expect that the stream does not exist yet."""
@@ -71,8 +64,6 @@ SEALED_FIELDS: Final = "headwater_sealed"
 
 _FIRST_WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z0-9]+|[A-Z]+")
 _CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]*")
-_ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-_CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 class LogPosition(NamedTuple):
@@ -119,7 +110,7 @@ def check_stream_name(stream_name: str) -> str:
             f"the stream name {stream_name[:40]!r}… has {len(stream_name):,} characters; at most {STREAM_NAME_CHARACTERS_MAX} are allowed: "
             "keep the id short and put the rest into the event"
         )
-    if _CONTROL.search(stream_name):
+    if CONTROL.search(stream_name):
         raise InvalidStreamName(f"the stream name {stream_name!r} has a control character or half a surrogate pair; remove it")
     check_category(category_of(stream_name), owner=f"the stream name {stream_name!r}")
     return stream_name
@@ -356,7 +347,8 @@ class NewEvent:
             raise InvalidEvent(f"{event.event_type} cannot be written as JSON: {error}") from None
         if b"\\u0000" in encoded and has_nul(encoded.decode()):
             raise InvalidEvent(
-                f"{event.event_type} has a NUL character (U+0000) in {_field_with_nul(event)}; PostgreSQL cannot store it in text: remove it, or use bytes"
+                f"{event.event_type} has a NUL character (U+0000) in {field_with_nul(event, event.event_type)}; "
+                "PostgreSQL cannot store it in text: remove it, or use bytes"
             )
         if len(encoded) > EVENT_BYTES_MAX:
             raise InvalidEvent(
@@ -405,7 +397,8 @@ def prepare(events: Iterable[Event | NewEvent], *, stream_name: str) -> list[New
                 f"{event.type} belongs to the category {event.category!r}, but the stream {stream_name!r} to {category!r}: its handlers would "
                 f'never see it. Append it to a stream "{event.category}-…", or say its category: class {event.type}(Event, category="{category}")'
             )
-        check_metadata(event)
+        check_type(event.type)
+        check_metadata(event.type, event.metadata)
         if event.tags:
             check_tags(event.type, event.tags)
         if event.personal is not None:
@@ -434,61 +427,6 @@ def _as_new_event(event: object) -> NewEvent:
     if not isinstance(event, Event):
         raise UsageError(f"{type(event).__name__} is no event; give instances of Event, or NewEvent(type, data)")
     return NewEvent.of(event)
-
-
-def check_metadata(event: NewEvent) -> None:
-    """Refuse metadata and types that PostgreSQL or Kafka's headers cannot carry."""
-    if not 1 <= len(event.type) <= EVENT_TYPE_CHARACTERS_MAX or _CONTROL.search(event.type):
-        raise InvalidEvent(
-            f"the event type {event.type[:60]!r} must have 1 to {EVENT_TYPE_CHARACTERS_MAX} characters and no control characters"
-        )
-    size = 0
-    metadata: Mapping[Any, Any] = event.metadata  # callers without a type checker give anything
-    for name, value in metadata.items():
-        if not (isinstance(name, str) and isinstance(value, str)):
-            raise InvalidEvent(f"the metadata of {event.type} has {name!r}: {value!r}; names and values must be text")
-        if "\x00" in name or "\x00" in value:
-            raise InvalidEvent(f"the metadata of {event.type} has a NUL character in {name!r}; remove it")
-        try:
-            size += len(name.encode()) + len(value.encode())
-        except UnicodeEncodeError:
-            raise InvalidEvent(f"the metadata of {event.type} has text in {name!r} that is not Unicode; remove it") from None
-    if size > METADATA_BYTES_MAX:
-        raise InvalidEvent(f"the metadata of {event.type} takes {size:,} bytes; at most {METADATA_BYTES_MAX:,} are allowed")
-
-
-def check_tags(owner: str, tags: Iterable[object]) -> None:
-    """Refuse tags that cannot be stored or asked for."""
-    found = tuple(tags)
-    if len(found) > TAGS_PER_EVENT_MAX:
-        raise InvalidEvent(f"{owner} has {len(found)} tags; at most {TAGS_PER_EVENT_MAX} are allowed")
-    for tag in found:
-        if not isinstance(tag, str) or not 1 <= len(tag) <= TAG_CHARACTERS_MAX or _CONTROL.search(tag):
-            raise InvalidEvent(
-                f"{owner} has the tag {str(tag)[:60]!r}; a tag is text of 1 to {TAG_CHARACTERS_MAX} characters without control characters"
-            )
-
-
-def has_nul(json_text: str) -> bool:
-    """Whether a text inside the JSON has a NUL character."""
-    return "\\u0000" in json_text and _ESCAPED_NUL.search(json_text) is not None
-
-
-def _field_with_nul(event: Event) -> str:
-    def search(value: object, path: str) -> str | None:
-        if isinstance(value, str):
-            return path if "\x00" in value else None
-        items: Iterable[tuple[str, object]] = ()
-        if isinstance(value, BaseModel):
-            items = ((f"{path}.{name}", getattr(value, name)) for name in type(value).model_fields)
-        elif isinstance(value, Mapping):
-            mapping = cast("Mapping[object, object]", value)
-            items = ((f"{path}[{key!r}]", part) for key, item in mapping.items() for part in (key, item))
-        elif isinstance(value, (list, tuple, set, frozenset)):
-            items = ((f"{path}[{index}]", item) for index, item in enumerate(cast("Iterable[object]", value)))
-        return next((found for name, item in items if (found := search(item, name)) is not None), None)
-
-    return search(event, event.event_type) or "one of its fields"
 
 
 # -- after storing ----------------------------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
+from headwater.checks import check_tags
 from headwater.errors import UsageError
-from headwater.messages import Event, RecordedEvent, check_tags
+from headwater.messages import Event, RecordedEvent
 
 QUERIES_PER_CONDITION_MAX: Final = 100
 """The most queries one condition may have."""

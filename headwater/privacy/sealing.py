@@ -15,8 +15,9 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 from uuid import UUID
 
+from headwater.checks import has_nul
 from headwater.errors import InvalidEvent, SealBroken, SubjectForgotten
-from headwater.messages import SEALED_FIELDS, RecordedEvent, has_nul
+from headwater.messages import SEALED_FIELDS, RecordedEvent
 from headwater.personal import PersonalField, PersonalFields
 from headwater.privacy.cipher import Cipher, NotAuthentic
 from headwater.privacy.json_text import members, with_values

@@ -14,8 +14,9 @@ from uuid import UUID
 
 import orjson
 
+from headwater.checks import METADATA_BYTES_MAX, check_metadata, check_type
 from headwater.errors import InvalidEvent, InvalidStreamName, LogFileDamaged
-from headwater.messages import METADATA_BYTES_MAX, NewEvent, check_metadata, check_stream_name
+from headwater.messages import check_stream_name
 
 FILE_VERSION: Final = 1
 """Of the format; a file of a later one is refused."""
@@ -169,7 +170,7 @@ def _text(value: object, name: str, line: int) -> str:
 
 @lru_cache(maxsize=1_024)
 def _checked_type(event_type: str) -> str:
-    check_metadata(NewEvent(event_type, "", event_id=_ANY_ID))
+    check_type(event_type)
     return event_type
 
 
@@ -199,7 +200,7 @@ def _metadata(value: Any, line: int) -> str:
     if text is None:
         raise _wrong("metadata", value, "an object whose values are text", line)
     if len(text) > METADATA_BYTES_MAX or not text.isascii() or "\0" in text:
-        check_metadata(NewEvent("imported", "", event_id=_ANY_ID, metadata=value))
+        check_metadata("imported", value)
     return orjson.dumps(value).decode()
 
 

@@ -21,11 +21,12 @@ Attributes of ours: `json` on a field whose JSON name is no Avro name.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, Final, TypeAlias, cast
 
 from headwater.errors import SchemaError
 from headwater.messages import Event
+from headwater.personal import personal_fields_of
 from headwater.schemas.defaults import NO_DEFAULT, with_default
 from headwater.schemas.json_form import HINT, json_form
 from headwater.schemas.names import AVRO_NAME, avro_name, avro_namespace
@@ -66,6 +67,9 @@ def canonical_text(schema: object) -> str:
 class _Generator:
     def __init__(self, event_class: type[Event]) -> None:
         self._class = event_class
+        personal = personal_fields_of(event_class)
+        self._sealed: Container[str] = personal.by_name if personal is not None else ()
+        """Fields that may hold a sealed value, which is text, in place of their own."""
         self._form = json_form(event_class)
         self._forms: Mapping[str, Any] = self._form.get("$defs", {})
         self._namespace = avro_namespace(event_class.event_category)
@@ -168,7 +172,10 @@ class _Generator:
         for json_name, field_form in form.get("properties", {}).items():
             name = avro_name(json_name, taken)
             taken.add(name)
-            field: dict[str, Any] = {"name": name, "type": self._type(field_form, f"{path}.{json_name}")}
+            kind = self._type(field_form, f"{path}.{json_name}")
+            if path == self._class.event_type and json_name in self._sealed:
+                kind = union_of((kind, "string"))
+            field: dict[str, Any] = {"name": name, "type": kind}
             if name != json_name:
                 field["json"] = json_name
             fields.append(self._with_default(_with_doc(field, field_form), field_form))

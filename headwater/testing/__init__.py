@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headwater.randomness import SeededRandomness
     from headwater.testing.crash_points import CrashPoint, CrashReport, CrashScenario, check_crash_points, run_crash_point
-    from headwater.testing.memory_bus import MemoryEffects, MemorySource, MemoryTopics
+    from headwater.testing.memory_bus import MemorySource, MemoryTopics
+    from headwater.testing.memory_effects import MemoryEffects
     from headwater.testing.memory_keys import MemorySubjectKeys
     from headwater.testing.memory_projections import MemoryReadModels
     from headwater.testing.memory_sagas import MemorySagas

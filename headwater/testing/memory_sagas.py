@@ -47,7 +47,7 @@ from headwater.sagas import (
     type_name,
 )
 from headwater.telemetry import Correlation, correlate
-from headwater.testing.memory_bus import MemoryEffects, MemoryTransaction
+from headwater.testing.memory_effects import MemoryEffects, MemoryTransaction
 from headwater.testing.memory_keys import MemorySubjectKeys
 from headwater.testing.memory_store import MemoryEventStore
 from headwater.testing.time import FakeClock

@@ -17,7 +17,8 @@ from headwater.privacy import PersonalData
 from headwater.sagas import DeadlineWorker
 from headwater.schemas import AvroDecoder
 from headwater.service import Service
-from headwater.testing.memory_bus import MemoryDeadLetters, MemorySource, MemoryTopics
+from headwater.testing.memory_bus import MemorySource, MemoryTopics
+from headwater.testing.memory_effects import MemoryDeadLetters
 from headwater.testing.memory_keys import MemorySubjectKeys
 from headwater.testing.memory_projections import MemoryReadModels
 from headwater.testing.memory_sagas import MemorySagaEffects, MemorySagaStore

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 from uuid import UUID
 
+from headwater.checks import METADATA_BYTES_MAX
 from headwater.errors import DuplicateEvent, HeadwaterError, InvalidEvent, InvalidStreamName, UsageError
-from headwater.messages import EVENT_BYTES_MAX, EVENTS_PER_APPEND_MAX, METADATA_BYTES_MAX, Event, NewEvent
+from headwater.messages import EVENT_BYTES_MAX, EVENTS_PER_APPEND_MAX, Event, NewEvent
 
 _MEGABYTE = f'"{"x" * (1024 * 1024 - 2)}"'
 _SOME_ID = UUID("01900000-0000-7000-8000-000000000001")

@@ -12,7 +12,7 @@ from headwater.errors import ConfigurationError, StorageUnavailable, Transaction
 from headwater.kafka import Partition
 from headwater.messages import ANY, NewEvent
 from headwater.testing import SeededRandomness
-from headwater.testing.memory_bus import MemoryTransaction
+from headwater.testing.memory_effects import MemoryTransaction
 from tests.unit.bus.world import OrderPlaced, StockReserved, World
 
 ORDER_0 = Partition("order", 0)

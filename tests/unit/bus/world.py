@@ -11,7 +11,8 @@ from headwater.bus import Consumer, ConsumerLimits, RetryPolicy, Subscriptions
 from headwater.kafka import Partition
 from headwater.messages import ANY, Event
 from headwater.testing import FakeClock, MemoryEventStore, SeededRandomness
-from headwater.testing.memory_bus import MemoryEffects, MemorySource, MemoryTopics
+from headwater.testing.memory_bus import MemorySource, MemoryTopics
+from headwater.testing.memory_effects import MemoryEffects
 
 ROUNDS_MAX = 2_000
 

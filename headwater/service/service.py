@@ -1,23 +1,15 @@
-"""The object that users decorate: it puts the rooms together.
-
-Who is authoritative: the log in PostgreSQL. A service is a name, the handlers and projections registered on it, and, while it is open, the
-workers that serve them: a relay for its log, a consumer for its handlers, a runner for its projections.
-
-States: defined (decorators only, at import) → open → closed, and open again. `async with service` opens the store and starts the workers;
-`service.connect()` opens only the store, for a process that appends and reads while another runs the workers. What can be waited out (a server
-away, a lost lease) the workers wait out themselves; a worker that ends by an error of another kind ends the block with that error.
-"""
+"""The object that users decorate."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar, get_args, overload
 from uuid import UUID
 
-from headwater.bus import Consumer, DeadLetterRetrier, DeadLetters, HandlerDecorator, PostgresEffects, Subscriptions
+from headwater.bus import DeadLetters, HandlerDecorator, Subscriptions
 from headwater.config import Settings, load_settings
 from headwater.embedded import SHARED_SERVERS
 from headwater.errors import NotFoundError, SchemaError, StoreNotOpen, UsageError
@@ -29,19 +21,12 @@ from headwater.eventstore import (
     EventSelection,
     EventStore,
     EventSubscription,
-    LogDoorbell,
-    LogTail,
-    PersonalEventStore,
-    PostgresEventStore,
-    PostgresSnapshotStore,
     StreamCache,
     Subscription,
-    WatchedEventStore,
     decide,
 )
-from headwater.kafka import JSON_ENCODER, KafkaSettings, ValueDecoder, ValueEncoder, check_broker
-from headwater.messages import AppendResult, Event, EventRegistry, are_events_personal
-from headwater.outbox import KafkaRelayBroker, PostgresRelayPositions, Publisher, Relay, RelayOptions
+from headwater.kafka import JSON_ENCODER, KafkaSettings, ValueEncoder, check_broker
+from headwater.messages import Event, are_events_personal
 from headwater.postgres import CallerConnection, Database, apply_migrations, require_current_schema, topic_prefix
 from headwater.privacy import ForgottenSubject, KeySource, MasterKey, PersonalData, PostgresSubjectKeys, require_cipher
 from headwater.projections import (
@@ -49,9 +34,7 @@ from headwater.projections import (
     AnyProjection,
     Consistency,
     Projection,
-    ProjectionRunner,
     QueryConnection,
-    ReadModels,
     RebuildProgress,
     SqlProjection,
     Verification,
@@ -59,9 +42,11 @@ from headwater.projections import (
     rebuild,
     register_projections,
 )
-from headwater.sagas import Choreography, DeadlineWorker, Saga, Sagas
+from headwater.sagas import Choreography, Saga, Sagas
 from headwater.sagas import definition_of as saga_definition_of
 from headwater.schemas import AvroDecoder, AvroEncoder, KafkaSchemaBoard, PostgresSchemas, SchemaBoard, SchemaRegistry
+from headwater.service.events import ServiceEvents
+from headwater.service.parts import Parts, workers_of
 from headwater.supervision import supervised
 from headwater.telemetry import configure_logging_once
 
@@ -79,77 +64,6 @@ E3 = TypeVar("E3", bound=Event)
 ProjectionT = TypeVar("ProjectionT", bound=Projection)
 SagaClassT = TypeVar("SagaClassT", bound=type[Saga])
 AnyProjectionT = TypeVar("AnyProjectionT", bound="type[Projection | SqlProjection]")
-
-
-class ServiceEvents:
-    """The event classes a service knows, and publishing."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self.registry = EventRegistry()
-
-    def register(self, event_class: type[EventT]) -> type[EventT]:
-        """Make this class the meaning of its name in this service, and have its schema checked and published when the service starts.
-
-        Needed only where two imported classes share a name: handlers, sagas and projections register what they take, and the schema of another
-        class is published when the relay meets its first event, which takes a moment.
-        """
-        return self.registry.register(event_class)
-
-    async def publish(
-        self,
-        event: str | Event,
-        data: Mapping[str, Any] | None = None,
-        *,
-        key: str | None = None,
-        connection: CallerConnection | None = None,
-    ) -> AppendResult:
-        """Send a message that is no fact of a stream: an `Event`, or a registered name with data that is checked against its class.
-
-        It goes into an outbox stream of the class's category, in the caller's transaction when given its connection, and from there to Kafka.
-
-        Args:
-            key: messages with the same key keep their order; without one, order is not promised.
-        Raises:
-            UnknownEventType: no event class has this name.
-            InvalidEvent: the data does not fit the class; every fault is named.
-            StorageUnavailable: outcome unknown.
-        """
-        return await self._service.open_parts().publisher.publish(event, data, key=key, connection=connection)
-
-
-class _Parts:
-    """What is there while a service is open."""
-
-    def __init__(self, service: Service, database: Database, personal: PersonalData) -> None:
-        self.database, self.personal = database, personal
-        self.wake_workers: list[Callable[[], None]] = []
-        self.doorbell = LogDoorbell(database, on_ring=self.wake)
-        self.log = PostgresEventStore(database)
-        """What is stored, personal data sealed."""
-        self.store = WatchedEventStore(PersonalEventStore(self.log, personal), on_append=self._appended)
-        self.tail = LogTail(self.store)
-        self.wake_workers.append(self.tail.wake)
-        self.publisher = Publisher(self.store, service.events.registry)
-        self.read_models = ReadModels(database, self.store, service.events.registry, wake=self.wake)
-        self.dead_letters = DeadLetters(database, group=service.name)
-        self.sagas = Sagas(database)
-        self.snapshots = PostgresSnapshotStore(database)
-        self.stream_cache = service.new_stream_cache()
-        self.kafka: KafkaSettings | None = None
-
-    def listen(self) -> None:
-        """Hear of appends in other processes."""
-        self.doorbell.listen()
-
-    def _appended(self) -> None:
-        self.wake()
-        self.doorbell.ring()
-
-    def wake(self) -> None:
-        """There may be something new in the log."""
-        for wake in self.wake_workers:
-            wake()
 
 
 class Service:
@@ -186,7 +100,7 @@ class Service:
         self.choreography = Choreography(self.subscriptions)
         self.projections: dict[str, AnyProjection] = {}
         self._settings, self._cached_streams_max, self._key_source = settings, cached_streams_max, key_source
-        self._parts: _Parts | None = None
+        self._parts: Parts | None = None
         self._stack: AsyncExitStack | None = None
 
     # -- defining -----------------------------------------------------------------------------------------------------
@@ -292,7 +206,7 @@ class Service:
                 # All at once: the relay then need not stop at the first event of each type, and readers learn of them in one go.
                 await encoder.prepare(event_class.event_type for event_class in self.events.registry)
                 await register_projections(parts.database, self.events.registry, list(self.projections.values()))
-                await stack.enter_async_context(supervised(self._workers(parts, settings, encoder, AvroDecoder(board))))
+                await stack.enter_async_context(supervised(workers_of(self, parts, settings, encoder, AvroDecoder(board))))
             self._parts, self._stack = parts, stack.pop_all()
 
     async def _close(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool | None:
@@ -302,7 +216,7 @@ class Service:
         finally:
             self._parts = None
 
-    async def _open_parts(self, stack: AsyncExitStack, settings: Settings, *, needs_kafka: bool) -> _Parts:
+    async def _open_parts(self, stack: AsyncExitStack, settings: Settings, *, needs_kafka: bool) -> Parts:
         await SHARED_SERVERS.start(postgres=settings.postgres is None, kafka=needs_kafka and settings.kafka is None)
         dsn = settings.postgres or await SHARED_SERVERS.database(self.name)
         database = await stack.enter_async_context(
@@ -317,7 +231,7 @@ class Service:
         master_key = MasterKey.parse(settings.master_key.get_secret_value()) if settings.master_key is not None else None
         keys = PostgresSubjectKeys(database, master_key=master_key)
         stack.push_async_callback(keys.close)
-        parts = _Parts(self, database, PersonalData(keys, self.events.registry, key_source=self._key_source))
+        parts = Parts(self, database, PersonalData(keys, self.events.registry, key_source=self._key_source))
         stack.push_async_callback(parts.tail.close)
         await stack.enter_async_context(parts.doorbell)
         if needs_kafka:
@@ -346,58 +260,13 @@ class Service:
             raise SchemaError(f"{error}. Or let the service write JSON to Kafka: Service({self.name!r}, values='json')") from error
         return encoder
 
-    def _workers(self, parts: _Parts, settings: Settings, encoder: ValueEncoder, decoder: ValueDecoder) -> list[Coroutine[Any, Any, None]]:
-        assert parts.kafka is not None, "workers need Kafka"
-        parts.listen()
-        relay = Relay(
-            parts.log,
-            KafkaRelayBroker(parts.kafka),
-            PostgresRelayPositions(parts.database),
-            event_source=f"/services/{self.name}",
-            values=encoder,
-            instance_id=settings.instance_id,
-            options=RelayOptions(topic_prefix=parts.kafka.topic_prefix),
-        )
-        parts.wake_workers.append(relay.wake)
-        workers: list[Coroutine[Any, Any, None]] = [relay.run()]
-        if self.projections:
-            runner = ProjectionRunner(parts.database, parts.store, self.events.registry, list(self.projections.values()), tail=parts.tail)
-            workers.append(runner.run())
-        # Rung again after the commit: an append in a handler rang before others could see it.
-        effects = PostgresEffects(parts.database, parts.store, on_commit=parts.wake)
-        if self.choreography:
-            workers.append(DeadlineWorker(self.choreography, effects).run())
-        if self.subscriptions:
-            consumer = Consumer.connect(
-                self.subscriptions,
-                effects,
-                parts.publisher,
-                parts.kafka,
-                group=self.name,
-                values=decoder,
-                instance_id=settings.instance_id,
-                registry=self.events.registry,
-                personal=parts.personal,
-            )
-            retrier = DeadLetterRetrier.connect(
-                self.subscriptions,
-                effects,
-                parts.publisher,
-                group=self.name,
-                values=decoder,
-                registry=self.events.registry,
-                personal=parts.personal,
-            )
-            workers += [consumer.run(), retrier.run()]
-        return workers
-
     def new_stream_cache(self) -> StreamCache | None:
         """What `decide` keeps folded streams in while the service is open, if anything."""
         return StreamCache(streams_max=self._cached_streams_max) if self._cached_streams_max else None
 
     # -- using --------------------------------------------------------------------------------------------------------
 
-    def open_parts(self) -> _Parts:
+    def open_parts(self) -> Parts:
         """What is there while the service is open.
 
         Raises:

@@ -1,0 +1,317 @@
+"""Effects of handlers in memory: transactions, positions, dead letters, and the store that joins them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import cast
+from uuid import UUID
+
+from headwater.bus import (
+    DeadLetter,
+    Move,
+    PartitionPosition,
+)
+from headwater.clock import SYSTEM_CLOCK, Clock
+from headwater.errors import NotFoundError, StorageUnavailable, TransactionConflict, UsageError, WrongExpectedVersion
+from headwater.eventstore import (
+    AppendCondition,
+    EventQuery,
+    EventStore,
+    Matching,
+    StreamAppend,
+    WatchedEventStore,
+    expected_number,
+)
+from headwater.kafka import Partition
+from headwater.messages import (
+    ANY,
+    AppendResult,
+    Event,
+    ExpectedVersion,
+    NewEvent,
+    RecordedEvent,
+    prepare,
+)
+from headwater.postgres import CallerConnection, Connection
+from headwater.privacy import PersonalData
+from headwater.testing.memory_keys import MemorySubjectKeys
+
+
+class MemoryTransaction:
+    """An `EffectTransaction` that keeps everything aside until it commits."""
+
+    def __init__(self, effects: MemoryEffects) -> None:
+        self._effects = effects
+        self._appends: list[tuple[str, list[RecordedEvent], list[NewEvent]]] = []
+        self._letters: list[DeadLetter] = []
+        self._moves: list[tuple[str, Move]] = []
+        self._base_versions: dict[str, int] = {}
+
+    @property
+    def connection(self) -> Connection:
+        raise UsageError("there is no connection in memory; test handlers with tables of their own on PostgreSQL")
+
+    @property
+    def joining(self) -> CallerConnection:
+        # Understood by `MemoryEffects.store` alone, which is what a publisher gets here.
+        return cast("CallerConnection", self)
+
+    async def append(self, stream_name: str, events: Sequence[Event | NewEvent], *, expected_version: ExpectedVersion) -> AppendResult:
+        """Keep the append for the commit; versions and positions are those it will get, unless somebody outside appends meanwhile."""
+        prepared = prepare(await self._effects.personal.seal(events), stream_name=stream_name)
+        version = await self._version(stream_name)
+        self._effects.check_version(stream_name, expected_version, version)
+        position = await self._effects.base.horizon() + sum(len(recorded) for _, recorded, _ in self._appends)
+        recorded = [
+            RecordedEvent(
+                global_position=position + ordinal,
+                stream_name=stream_name,
+                version=version + ordinal,
+                type=event.type,
+                data=event.data,
+                metadata=event.metadata,
+                event_id=event.event_id,
+                recorded_at=self._effects.clock.now(),
+            )
+            for ordinal, event in enumerate(prepared, start=1)
+        ]
+        self._appends.append((stream_name, recorded, prepared))
+        return AppendResult(stream_name=stream_name, version=recorded[-1].version, global_position=recorded[-1].global_position)
+
+    async def read_stream(
+        self, stream_name: str, *, from_version: int | None = None, backwards: bool = False, limit: int | None = None
+    ) -> AsyncIterator[RecordedEvent]:
+        """The stream with this transaction's own appends."""
+        stored = [event async for event in self._effects.base.read_stream(stream_name)]
+        whole = stored + [event for name, recorded, _ in self._appends if name == stream_name for event in recorded]
+        if backwards:
+            chosen = [event for event in reversed(whole) if from_version is None or event.version <= from_version]
+        else:
+            chosen = [event for event in whole if from_version is None or event.version >= from_version]
+        for event in await self._effects.personal.open(chosen[: len(chosen) if limit is None else max(limit, 0)]):
+            yield event
+
+    def appended(self, event_id: UUID) -> RecordedEvent | None:
+        return next((event for _, recorded, _ in self._appends for event in recorded if event.event_id == event_id), None)
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncGenerator[None]:
+        kept = len(self._appends)
+        try:
+            yield
+        except Exception:
+            del self._appends[kept:]
+            raise
+
+    def interpret(self, error: Exception) -> Exception:
+        return error
+
+    def require_open(self) -> None:
+        """Nothing in memory can end it."""
+
+    async def bury(self, letters: Sequence[DeadLetter]) -> None:
+        self._letters.extend(letters)
+
+    async def advance(self, group: str, moves: Sequence[Move]) -> frozenset[Partition]:
+        lost = frozenset(move.after.partition for move in moves if not self._effects.is_at(group, move.before))
+        if not lost:
+            self._moves.extend((group, move) for move in moves)
+        return lost
+
+    async def commit(self) -> None:
+        """Store everything.
+
+        Raises:
+            TransactionConflict: a stream moved on, or a position is another's; nothing is stored.
+        """
+        for stream_name, version in self._base_versions.items():
+            if await self._effects.base.stream_version(stream_name) != version:
+                raise TransactionConflict(f"somebody appended to {stream_name!r} meanwhile; repeat the whole transaction")
+        if any(not self._effects.is_at(group, move.before) for group, move in self._moves):
+            raise TransactionConflict("a position was claimed meanwhile; repeat the whole transaction")
+        for group, move in self._moves:
+            self._effects.set_position(group, move.after)
+        self._effects.letters.extend(self._letters)
+        for stream_name, _, prepared in self._appends:
+            await self._effects.base.append(stream_name, prepared, expected_version=ANY)
+
+    async def _version(self, stream_name: str) -> int:
+        if stream_name not in self._base_versions:
+            self._base_versions[stream_name] = await self._effects.base.stream_version(stream_name)
+        return self._base_versions[stream_name] + sum(len(recorded) for name, recorded, _ in self._appends if name == stream_name)
+
+
+class MemoryEffects:
+    """An `EffectStore` over a store in memory: transactions take turns, and appear in the store when they commit."""
+
+    def __init__(self, store: EventStore, *, clock: Clock = SYSTEM_CLOCK, personal: PersonalData | None = None) -> None:
+        """Commit to this store; `personal` seals what handlers append and opens what they read."""
+        self.base, self.clock = store, clock
+        self.personal = personal or PersonalData(MemorySubjectKeys(clock=clock), clock=clock)
+        self.letters: list[DeadLetter] = []
+        self.is_reachable = True
+        """Set it to False to take the database away."""
+        self.lose_next_answer = False
+        """Set it to True to let the next commit take effect and say that it may not have."""
+        self.commit_count = 0
+        self._positions: dict[tuple[str, Partition], PartitionPosition] = {}
+        self._turn = asyncio.Lock()
+
+    @property
+    def store(self) -> JoiningStore:
+        """The store for a publisher: appends with a handler's transaction join it, others go straight in."""
+        return JoiningStore(self.base)
+
+    @property
+    def dead_letters(self) -> MemoryDeadLetters:
+        """What handlers gave up on."""
+        return MemoryDeadLetters(self.letters)
+
+    async def claim(self, group: str, partition: Partition) -> PartitionPosition:
+        self._require_database()
+        async with self._turn:
+            known = self._positions.get((group, partition), PartitionPosition(partition, 0, 0, {}, None))
+            claimed = replace(known, epoch=known.epoch + 1)
+            self._positions[group, partition] = claimed
+            return claimed
+
+    async def confirm(self, group: str, claimed: PartitionPosition) -> PartitionPosition | None:
+        self._require_database()
+        async with self._turn:
+            known = self._positions[group, claimed.partition]
+            return known if known.epoch == claimed.epoch else None
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[MemoryTransaction]:
+        self._require_database()
+        async with self._turn:
+            transaction = MemoryTransaction(self)
+            yield transaction
+            self._require_database()
+            await transaction.commit()
+            self.commit_count += 1
+            if self.lose_next_answer:
+                self.lose_next_answer = False
+                raise StorageUnavailable("the answer to a commit was lost on purpose; whether it took effect is unknown")
+
+    def position(self, group: str, partition: Partition) -> PartitionPosition | None:
+        """How far a group got in a partition, for assertions."""
+        return self._positions.get((group, partition))
+
+    def is_at(self, group: str, position: PartitionPosition) -> bool:
+        """Whether the row is where, and whose, its owner believes."""
+        known = self._positions.get((group, position.partition))
+        return known is not None and (known.epoch, known.next_offset) == (position.epoch, position.next_offset)
+
+    def set_position(self, group: str, position: PartitionPosition) -> None:
+        """Overwrite a row."""
+        self._positions[group, position.partition] = position
+
+    def check_version(self, stream_name: str, expected_version: ExpectedVersion, version: int) -> None:
+        """Refuse an append whose expectation does not hold."""
+        expected = expected_number(expected_version)
+        if expected is None or expected == version or (expected == -1 and version > 0):
+            return
+        words = {-1: "an existing stream", 0: "no stream"}.get(expected, f"version {expected}")
+        raise WrongExpectedVersion(stream_name=stream_name, expected=words, actual_version=version)
+
+    def _require_database(self) -> None:
+        if not self.is_reachable:
+            raise StorageUnavailable("the memory database was taken away")
+
+
+class MemoryDeadLetters:
+    """Reads back what handlers gave up on, as `headwater.bus.DeadLetters` does."""
+
+    def __init__(self, letters: Sequence[DeadLetter]) -> None:
+        self._letters = letters
+
+    async def list(self, limit: int = 100, *, after: int = 0) -> tuple[DeadLetter, ...]:
+        """The oldest letters whose id, counted from 1, is above `after`."""
+        return tuple(replace(letter, dead_letter_id=number) for number, letter in enumerate(self._letters, start=1))[after : after + limit]
+
+    async def get(self, dead_letter_id: int) -> DeadLetter:
+        """One letter.
+
+        Raises:
+            NotFoundError: there is none of this id.
+        """
+        if not 1 <= dead_letter_id <= len(self._letters):
+            raise NotFoundError(f"there is no dead letter {dead_letter_id}")
+        return replace(self._letters[dead_letter_id - 1], dead_letter_id=dead_letter_id)
+
+    async def count(self) -> int:
+        """How many there are."""
+        return len(self._letters)
+
+
+class JoiningStore(WatchedEventStore):
+    """A memory store that knows `MemoryTransaction`: given one as `connection=`, an append waits for its commit."""
+
+    def __init__(self, base: EventStore) -> None:
+        super().__init__(base, on_append=_nobody_to_wake)
+        self._base = base
+
+    async def append(
+        self,
+        stream_name: str,
+        events: Sequence[Event | NewEvent],
+        *,
+        expected_version: ExpectedVersion,
+        connection: CallerConnection | None = None,
+    ) -> AppendResult:
+        """Append, in the transaction where one is given."""
+        if isinstance(connection, MemoryTransaction):
+            return await connection.append(stream_name, events, expected_version=expected_version)
+        return await self._base.append(stream_name, events, expected_version=expected_version, connection=connection)
+
+    async def append_to_streams(
+        self,
+        appends: Sequence[StreamAppend],
+        *,
+        condition: AppendCondition | None = None,
+        connection: CallerConnection | None = None,
+    ) -> tuple[AppendResult, ...]:
+        """Append to several streams, in the transaction where one is given."""
+        if not isinstance(connection, MemoryTransaction):
+            return await self._base.append_to_streams(appends, condition=condition, connection=connection)
+        if condition is not None:
+            raise UsageError("a condition inside a handler cannot be tested in memory; test it on PostgreSQL")
+        async with connection.savepoint():
+            return tuple([await connection.append(one.stream_name, one.events, expected_version=one.expected_version) for one in appends])
+
+    async def read_matching(self, query: EventQuery | Sequence[EventQuery], *, connection: CallerConnection | None = None) -> Matching:
+        """Read what is committed."""
+        if isinstance(connection, MemoryTransaction):
+            connection = None
+        return await self._base.read_matching(query, connection=connection)
+
+    def read_stream(
+        self,
+        stream_name: str,
+        *,
+        from_version: int | None = None,
+        backwards: bool = False,
+        limit: int | None = None,
+        connection: CallerConnection | None = None,
+    ) -> AsyncIterator[RecordedEvent]:
+        """Read, as the transaction sees it where one is given."""
+        if isinstance(connection, MemoryTransaction):
+            return connection.read_stream(stream_name, from_version=from_version, backwards=backwards, limit=limit)
+        return self._base.read_stream(stream_name, from_version=from_version, backwards=backwards, limit=limit, connection=connection)
+
+    async def stream_version(self, stream_name: str, *, connection: CallerConnection | None = None) -> int:
+        """How many events the stream has."""
+        return len([event async for event in self.read_stream(stream_name, connection=connection)])
+
+    async def find_event(self, event_id: UUID, *, connection: CallerConnection | None = None) -> RecordedEvent | None:
+        if isinstance(connection, MemoryTransaction):
+            return connection.appended(event_id) or await self._base.find_event(event_id)
+        return await self._base.find_event(event_id, connection=connection)
+
+
+def _nobody_to_wake() -> None:
+    """Sources in memory look by themselves."""
