@@ -75,7 +75,9 @@ async def everything(database: Database, store: PostgresEventStore) -> dict[str,
 
 
 @pytest.mark.parametrize("numbers", [(0, 3), (STREAMS - 1,), range(STREAMS)], ids=["some", "the last", "all"])
-async def test_archived_events_are_read_as_before_by_every_way(database: Database, store: PostgresEventStore, numbers: Sequence[int]) -> None:
+async def test_archived_events_are_read_as_before_by_every_way(
+    database: Database, store: PostgresEventStore, numbers: Sequence[int]
+) -> None:
     await fill(store)
     before = await everything(database, store)
     names = await close(store, numbers)
@@ -117,7 +119,10 @@ async def test_selection_takes_what_it_says_and_no_more(database: Database, stor
     assert (await archive_streams(database, ArchiveSelection(category="order", closed_before=moment))).streams_done == 0
     assert (await archive_streams(database, ArchiveSelection(category="stock"))).streams_done == 1
     stats = await LogInspection(database).stats()
-    assert [(c.category, c.stream_count, c.closed_count, c.archived_count) for c in stats.categories] == [("order", 4, 3, 2), ("stock", 1, 1, 1)]
+    assert [(c.category, c.stream_count, c.closed_count, c.archived_count) for c in stats.categories] == [
+        ("order", 4, 3, 2),
+        ("stock", 1, 1, 1),
+    ]
 
 
 async def test_open_and_unknown_streams_are_refused_and_nothing_moves(database: Database, store: PostgresEventStore) -> None:
@@ -165,7 +170,9 @@ async def _somebody_waits(connection: asyncpg.Connection) -> bool:
 
 
 @pytest.mark.parametrize("isolation", ["repeatable_read", "serializable"])
-async def test_old_snapshot_cannot_append_to_a_stream_closed_since(store: PostgresEventStore, other: asyncpg.Connection, isolation: Any) -> None:
+async def test_old_snapshot_cannot_append_to_a_stream_closed_since(
+    store: PostgresEventStore, other: asyncpg.Connection, isolation: Any
+) -> None:
     """Its snapshot still sees the stream open; the row that it has to lock tells that it is not."""
     await append(store)
     with pytest.raises((TransactionConflict, StreamClosed)):
@@ -261,7 +268,8 @@ async def test_reading_the_tables_one_after_the_other_skips_events(
     async def in_two(self: PostgresEventStore, connection: Any, after: int, horizon: int, limit: int) -> Any:
         await whole(self, connection, after, horizon, limit)
         archived = await connection.fetch(
-            "SELECT e.*, stream_name FROM headwater.archived_events e JOIN headwater.streams USING (stream_id) WHERE global_position > $1", after
+            "SELECT e.*, stream_name FROM headwater.archived_events e JOIN headwater.streams USING (stream_id) WHERE global_position > $1",
+            after,
         )
         await asyncio.sleep(0.02)
         hot = await connection.fetch(

@@ -16,9 +16,7 @@ from headwater.errors import LogFileDamaged
 from headwater.schemas import FileEvent, LogFileFormat, LogFileHeader, format_of, open_reader, open_writer
 
 MOMENT = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
-HEADER = LogFileHeader(
-    log_id=UUID(int=7), epochs=((1, 0), (2, 40)), after=3, through=90, categories=("order", "stock"), exported_at=MOMENT
-)
+HEADER = LogFileHeader(log_id=UUID(int=7), epochs=((1, 0), (2, 40)), after=3, through=90, categories=("order", "stock"), exported_at=MOMENT)
 EVENT: dict[str, Any] = {
     "position": 5,
     "stream_name": "order-1",
