@@ -106,7 +106,7 @@ def open_reader(stream: BinaryIO) -> LogFileReader:
         LogFileDamaged: it is no file of a log.
     """
     with _packing_errors():
-        buffered = io.BufferedReader(cast("io.RawIOBase", stream), _BUFFER_BYTES)
+        buffered: io.BufferedReader = io.BufferedReader(cast("io.RawIOBase", stream), _BUFFER_BYTES)
         if buffered.peek(2)[:2] == GZIP_MAGIC:
             buffered = io.BufferedReader(cast("io.RawIOBase", gzip.GzipFile(fileobj=buffered, mode="rb")), _BUFFER_BYTES)
         is_avro = buffered.peek(4)[:4] == AVRO_MAGIC
