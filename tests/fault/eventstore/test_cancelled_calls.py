@@ -50,6 +50,9 @@ class Batch:
     chance: random.Random
     calls: list[Call] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.store = PostgresEventStore(self.database)
+
     def make_calls(self, seed: int) -> None:
         for number in range(CALLS):
             if self.calls and self.chance.random() < 0.1:
@@ -85,7 +88,7 @@ class Batch:
                 callers.create_task(caller())
 
     async def _append(self, call: Call) -> AppendResult:
-        store = PostgresEventStore(self.database)
+        store = self.store
         if not call.in_transaction:
             return await store.append(call.stream_name, call.events, expected_version=ANY)
         async with self.database.transaction() as connection:
@@ -108,10 +111,9 @@ class Batch:
 
     async def repeat(self) -> None:
         """Repeat what was cancelled, as its caller would: it is stored now, once."""
-        store = PostgresEventStore(self.database)
         for call in self.calls:
             if isinstance(call.outcome, asyncio.CancelledError):
-                call.outcome = await store.append(call.stream_name, call.events, expected_version=ANY)
+                call.outcome = await self.store.append(call.stream_name, call.events, expected_version=ANY)
 
 
 async def test_cancelled_appends_are_whole_or_absent_and_leave_nothing(

@@ -7,7 +7,6 @@ import contextlib
 
 import pytest
 
-from headwater.eventstore import PostgresEventStore
 from headwater.messages import ANY, AppendResult
 from headwater.postgres import Database, connections, translate_errors
 from headwater.testing import CrashPoint, check_crash_points, run_crash_point
@@ -48,7 +47,7 @@ class NewIdsEachTime(scenarios.SingleAppend):
     """Repeats with other event ids, so an append whose reply was lost is there twice."""
 
     async def append(self, database: Database) -> AppendResult:
-        return await PostgresEventStore(database).append(self.stream_name, scenarios.new_events(1), expected_version=ANY)
+        return await scenarios.store_of(database).append(self.stream_name, scenarios.new_events(1), expected_version=ANY)
 
     async def recover(self, database: Database) -> None:
         if self.result is None:
