@@ -9,7 +9,7 @@ import pytest
 
 from headwater.messages import ANY, AppendResult
 from headwater.postgres import Database, connections, translate_errors
-from headwater.testing import CrashPoint, check_crash_points, run_crash_point
+from headwater.testing import check_crash_points, run_crash_point
 from headwater.testing.crash_points import Callers, CrashScenario, Fault
 from headwater.testing.stepping import Moment
 from tests.fault.eventstore import append_scenarios as scenarios
@@ -100,13 +100,22 @@ async def test_what_is_not_safe_is_found(
         await check_crash_points(scenario, postgres_dsn)
 
 
+class ReadsTheHorizon(CrashScenario):
+    """A single statement on a pooled connection that is not reset afterwards."""
+
+    async def act(self, database: Database, callers: Callers) -> None:
+        await scenarios.store_of(database).horizon()
+
+    async def check(self, database: Database) -> None:
+        assert await scenarios.store_of(database).horizon() == 0
+
+
 async def test_cancelled_statement_is_not_left_prepared_and_open(postgres_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cancelled with the answer to its preparation there, a statement leaves an implicit transaction, which the pool's reset must end."""
-    points = [CrashPoint(Fault.CANCEL, number, Moment.ANSWERED) for number in range(1, 9)]
-    for each in points:
-        await run_crash_point(scenarios.SingleAppend(), postgres_dsn, each)
+    report = await check_crash_points(ReadsTheHorizon, postgres_dsn)
+    points = [point for point in report.points if point.when is Moment.ANSWERED]
     monkeypatch.setattr("headwater.testing.leftovers.GONE_SECONDS", 1.0)
     monkeypatch.setattr(connections._PooledConnection, "get_reset_query", lambda _: "")
     with pytest.raises(AssertionError, match="is active since"):
         for each in points:
-            await run_crash_point(scenarios.SingleAppend(), postgres_dsn, each)
+            await run_crash_point(ReadsTheHorizon(), postgres_dsn, each)
