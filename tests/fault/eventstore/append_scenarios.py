@@ -19,7 +19,9 @@ _STORES: WeakKeyDictionary[Database, PostgresEventStore] = WeakKeyDictionary()
 
 def store_of(database: Database) -> PostgresEventStore:
     """The one store of a process: the same before and after a fault that the process lived through."""
-    return _STORES.setdefault(database, PostgresEventStore(database))
+    if database not in _STORES:
+        _STORES[database] = PostgresEventStore(database)
+    return _STORES[database]
 
 
 def new_events(count: int) -> list[NewEvent]:

@@ -27,7 +27,8 @@ CREATE_GATES = f"""
 CREATE SCHEMA gates;
 -- Unlogged and never rolled back: the turn goes on when a transaction does not.
 DO $do$ BEGIN FOR lane IN 0..{LANES - 1} LOOP EXECUTE format('CREATE UNLOGGED SEQUENCE gates.lane_%s MINVALUE 0', lane); END LOOP; END $do$;
-CREATE FUNCTION gates.wait(place int) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
+-- Without a lock timeout: the function that is paused may have one, and a pause is no wait of its own.
+CREATE FUNCTION gates.wait(place int) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET lock_timeout = 0 AS $$
 DECLARE
     lane int;
     turn bigint;
