@@ -54,7 +54,7 @@ class ShopReminder(Saga, key="sku"):
     @on_deadline("remind")
     async def remind(self, saga: SagaContext) -> None:
         await saga.append(f"order-{saga.key}", ShopReminded(sku=saga.key))
-        await saga.complete()
+        saga.complete()
 
 
 def shop(settings: Settings) -> Service:
