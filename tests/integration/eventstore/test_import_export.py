@@ -311,6 +311,6 @@ async def test_import_waits_for_an_append_to_its_stream(database: Database, stor
     await asyncio.wait([importing], timeout=0.3)
     assert not importing.done()
     await transaction.commit()
-    with pytest.raises(ImportRefused, match="version 1 .* version 2 comes next"):
+    with pytest.raises(ImportRefused, match=r"version 1 .* version 2 comes next"):
         await importing
     assert await store.append("order-2", [NewEvent("OrderPlaced", "{}")], expected_version=ANY)
