@@ -137,24 +137,25 @@ class _Import:
             return done
         await self._check_fit(fresh, streams)
         await self._connection.fetchrow(_TAKE_APPEND_LOCK)
-        positions = [row["global_position"] for row in await self._connection.fetch(_DRAW_POSITIONS, len(fresh))]
-        await self._copy(fresh, positions, streams)
+        positions: list[int] = await self._connection.fetchval(_DRAW_POSITIONS, len(fresh))
+        await self._copy(fresh, positions, {name: row["stream_id"] for name, row in streams.items()})
         return replace(done, stored_count=done.stored_count + len(fresh), last_position=positions[-1])
 
     async def _check_fit(self, fresh: Sequence[FileEvent], streams: Mapping[str, Any]) -> None:
         names = {event.stream_name for event in fresh}
         ids = {streams[name]["stream_id"]: name for name in names}
         versions = {ids[row["stream_id"]]: int(row["version"]) for row in await self._connection.fetch(_READ_VERSIONS, list(ids))}
+        closed = {name for name in names if streams[name]["closed_at"] is not None}
         for event in fresh:
             expected = versions[event.stream_name] = versions[event.stream_name] + 1
-            if event.version != expected or streams[event.stream_name]["closed_at"] is not None:
+            if event.version != expected or event.stream_name in closed:
                 raise _unfit(event, expected, streams[event.stream_name]["closed_at"])
 
-    async def _copy(self, fresh: Sequence[FileEvent], positions: Sequence[int], streams: Mapping[str, Any]) -> None:
+    async def _copy(self, fresh: Sequence[FileEvent], positions: Sequence[int], stream_ids: Mapping[str, int]) -> None:
         records = [
             (
                 position,
-                streams[event.stream_name]["stream_id"],
+                stream_ids[event.stream_name],
                 event.version,
                 event.type,
                 event.data,

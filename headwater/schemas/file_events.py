@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, Protocol, cast
+from typing import Annotated, Any, Final, NamedTuple, Protocol, TypeAlias, cast
 from uuid import UUID
 
 import orjson
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from headwater.checks import METADATA_BYTES_MAX, check_metadata, check_type
 from headwater.errors import InvalidEvent, InvalidStreamName, LogFileDamaged
@@ -22,10 +20,17 @@ FILE_VERSION: Final = 1
 """Of the format; a file of a later one is refused."""
 VERSION_MAX: Final = 2**63 - 1
 """The highest version or position."""
-_REQUIRED: Final = frozenset({"stream_name", "version", "type", "event_id", "recorded_at"})
-_KNOWN: Final = _REQUIRED | {"position", "metadata", "tags"}
-_UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
-_ANY_ID: Final = UUID(int=0)
+_Number: TypeAlias = Annotated[int, Field(ge=1, le=VERSION_MAX)]
+_EventId: TypeAlias = Annotated[str, Field(pattern=r"^[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$")]
+_Tag: TypeAlias = Annotated[str, Field(pattern=r"^[^\x00]+$")]
+_WANTED: Final = {
+    "position": "a number from 1 on",
+    "version": "a number from 1 on",
+    "event_id": "a UUID",
+    "recorded_at": "a moment with its time zone, like 2026-01-31T12:00:00Z",
+    "metadata": "an object whose values are text",
+    "tags": "a list of different texts",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,97 +123,90 @@ class FileCodec(Protocol):
         ...
 
 
-def checked_event(line: int, members: Mapping[str, Any], data: str) -> FileEvent:
-    """The event that these members make.
+class _Head(BaseModel):
+    """An event's members but its data."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    position: _Number | None = None
+    stream_name: str
+    version: _Number
+    type: str
+    event_id: _EventId
+    recorded_at: AwareDatetime
+    metadata: dict[str, str] | None = None
+    tags: list[_Tag] | None = None
+
+
+_from_json: Final = _Head.__pydantic_validator__.validate_json
+_from_values: Final = _Head.__pydantic_validator__.validate_python
+
+
+def event_from_json(line: int, head: bytes, data: str) -> FileEvent:
+    """The event that this JSON object and its data make.
 
     Args:
-        members: all but `data`; ids and moments as text or as what they are.
+        head: the object without its member `data`.
         data: JSON text, not checked here.
+    Raises:
+        ValidationError: it is no JSON, or a member is missing, unknown, or not what it should be: `damaged` says so.
+        LogFileDamaged: a name or the metadata breaks a limit.
+    """
+    return _event(line, _from_json(head), data)
+
+
+def event_from_values(line: int, members: Mapping[str, Any], data: str) -> FileEvent:
+    """The same from members that are read already, as Avro has them.
+
     Raises:
         LogFileDamaged: a member is missing, unknown, or not what it should be.
     """
-    version, position, metadata, tags = members.get("version"), members.get("position"), members.get("metadata"), members.get("tags")
-    if len(members) != len(_KNOWN) or position is None or metadata is None or tags is None or not members.keys() >= _REQUIRED:
-        _check_members(members.keys(), line)
-    if type(version) is not int or not 1 <= version <= VERSION_MAX:
-        raise _wrong("version", version, "a number from 1 on", line)
-    if position is not None and (type(position) is not int or not 1 <= position <= VERSION_MAX):
-        raise _wrong("position", position, "a number from 1 on", line)
+    try:
+        return _event(line, _from_values({**members, "event_id": str(members.get("event_id"))}), data)
+    except ValidationError as error:
+        raise damaged(line, error) from None
+
+
+def damaged(line: int, error: ValidationError) -> LogFileDamaged:
+    """What is wrong with a line, in our words."""
+    found = error.errors(include_url=False, include_context=False)[0]
+    name = str(found["loc"][0]) if found["loc"] else "something"
+    if found["type"] == "missing":
+        return LogFileDamaged(f"line {line} lacks {name}", line=line)
+    if found["type"] == "extra_forbidden":
+        return LogFileDamaged(f"line {line} has {name}, which no event has", line=line)
+    return LogFileDamaged(f"line {line} has {name} {str(found['input'])[:60]!r}; it must be {_WANTED.get(name, 'text')}", line=line)
+
+
+def _event(line: int, head: _Head, data: str) -> FileEvent:
+    if head.tags and len(set(head.tags)) < len(head.tags):
+        raise LogFileDamaged(f"line {line} has tags twice; they must be {_WANTED['tags']}", line=line)
     try:
         return FileEvent(
             line,
-            position,
-            check_stream_name(_text(members["stream_name"], "stream_name", line)),
-            version,
-            _checked_type(_text(members["type"], "type", line)),
-            _event_id(members["event_id"], line),
-            _moment(members["recorded_at"], line),
-            _metadata(metadata, line) if metadata else "{}",
-            _tags(tags, line) if tags else (),
+            head.position,
+            check_stream_name(head.stream_name),
+            head.version,
+            checked_type(head.type),
+            head.event_id.lower(),
+            head.recorded_at,
+            _metadata(head.metadata) if head.metadata else "{}",
+            tuple(head.tags) if head.tags else (),
             data,
         )
     except (InvalidEvent, InvalidStreamName) as error:
         raise LogFileDamaged(f"line {line}: {error}", line=line) from None
 
 
-def _wrong(name: str, value: object, wanted: str, line: int) -> LogFileDamaged:
-    return LogFileDamaged(f"line {line} has {name} {str(value)[:60]!r}; it must be {wanted}", line=line)
-
-
-def _check_members(keys: AbstractSet[str], line: int) -> None:
-    if missing := _REQUIRED - keys:
-        raise LogFileDamaged(f"line {line} lacks {', '.join(sorted(missing))}", line=line)
-    if unknown := keys - _KNOWN:
-        raise LogFileDamaged(f"line {line} has {', '.join(sorted(unknown))}, which no event has", line=line)
-
-
-def _text(value: object, name: str, line: int) -> str:
-    if not isinstance(value, str):
-        raise _wrong(name, value, "text", line)
-    return value
-
-
 @lru_cache(maxsize=1_024)
-def _checked_type(event_type: str) -> str:
+def checked_type(event_type: str) -> str:
+    """Return the type, if an event may have it; `InvalidEvent` if not."""
     check_type(event_type)
     return event_type
 
 
-def _event_id(value: object, line: int) -> str:
-    text = str(value) if isinstance(value, UUID) else value
-    if not isinstance(text, str) or not _UUID.fullmatch(text):
-        raise _wrong("event_id", value, "a UUID", line)
-    return text.lower()
-
-
-def _moment(value: object, line: int) -> datetime:
-    try:
-        moment = value if isinstance(value, datetime) else datetime.fromisoformat(_text(value, "recorded_at", line))
-    except ValueError:
-        raise _wrong("recorded_at", value, "a moment like 2026-01-31T12:00:00Z", line) from None
-    if moment.tzinfo is None:
-        raise _wrong("recorded_at", value, "a moment with its time zone, like 2026-01-31T12:00:00Z", line)
-    return moment
-
-
-def _metadata(value: object, line: int) -> str:
-    metadata, text = cast("dict[str, str]", value), None
-    if isinstance(value, dict):
-        with suppress(TypeError):
-            text = "".join(metadata) + "".join(metadata.values())
-    if text is None:
-        raise _wrong("metadata", metadata, "an object whose values are text", line)
-    if len(text) > METADATA_BYTES_MAX or not text.isascii() or "\0" in text:
+def _metadata(metadata: Mapping[str, str]) -> str:
+    packed = orjson.dumps(metadata)
+    if len(packed) > METADATA_BYTES_MAX or b"\\u0000" in packed:
         check_metadata("imported", metadata)
-    return orjson.dumps(metadata).decode()
-
-
-def _tags(value: object, line: int) -> tuple[str, ...]:
-    tags = cast("list[str]", value)
-    if not isinstance(value, list) or not all(map(_is_tag, tags)) or len(set(tags)) != len(tags):
-        raise _wrong("tags", tags, "a list of different texts", line)
-    return tuple(tags)
-
-
-def _is_tag(value: object) -> bool:
-    return isinstance(value, str) and value != "" and "\0" not in value
+    return packed.decode()

@@ -10,7 +10,7 @@ import fastavro.write
 import orjson
 
 from headwater.errors import LogFileDamaged
-from headwater.schemas.file_events import FileEvent, LogFileHeader, checked_event
+from headwater.schemas.file_events import FileEvent, LogFileHeader, event_from_values
 
 AVRO_MAGIC: Final = b"Obj\x01"
 """How a container file begins."""
@@ -103,7 +103,7 @@ class AvroReader:
         self._count += 1
         if not isinstance(data := record.pop("data", None), str):
             raise LogFileDamaged(f"record {self._line} lacks data", line=self._line)
-        return checked_event(self._line, record, data)
+        return event_from_values(self._line, record, data)
 
     def _check_end(self, event_count: object) -> None:
         if event_count != self._count:

@@ -68,7 +68,7 @@ def _writer(stream: BinaryIO, header: LogFileHeader, file_format: LogFileFormat,
 class LogFileReader:
     """Reads a file in batches; makes sure that positions only grow, and that its end is there."""
 
-    def __init__(self, codec: FileCodec, stream: io.BufferedReader) -> None:
+    def __init__(self, codec: FileCodec, stream: BinaryIO) -> None:
         self._stream = stream  # kept: it closes the caller's stream when it goes
         self._codec, self._last_position, self._is_done = codec, codec.header.after, False
         self.header = codec.header
@@ -110,8 +110,8 @@ def open_reader(stream: BinaryIO) -> LogFileReader:
         if buffered.peek(2)[:2] == GZIP_MAGIC:
             buffered = io.BufferedReader(cast("io.RawIOBase", gzip.GzipFile(fileobj=buffered, mode="rb")), _BUFFER_BYTES)
         is_avro = buffered.peek(4)[:4] == AVRO_MAGIC
-        codec = AvroReader(cast("BinaryIO", buffered)) if is_avro else LineReader(cast("BinaryIO", buffered))
-        return LogFileReader(codec, buffered)
+        content = cast("BinaryIO", buffered)
+        return LogFileReader(AvroReader(content) if is_avro else LineReader(content), content)
 
 
 @contextmanager

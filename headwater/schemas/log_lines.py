@@ -12,17 +12,28 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from typing import Any, BinaryIO, Final, NoReturn, cast
+from datetime import datetime
+from typing import Any, BinaryIO, Final, NoReturn
 
 import orjson
+from pydantic import ValidationError
 
-from headwater.errors import LogFileDamaged
-from headwater.schemas.file_events import FileEvent, LogFileHeader, checked_event
+from headwater.errors import InvalidEvent, InvalidStreamName, LogFileDamaged
+from headwater.messages import METADATA_BYTES_MAX, check_stream_name
+from headwater.schemas.file_events import VERSION_MAX, FileEvent, LogFileHeader, checked_type, damaged, event_from_json
 
 LINE_BYTES_MAX: Final = 8 * 1024 * 1024
 """The longest line: an event of the largest size, with every character escaped."""
-_DATA: Final = b',"data":'
 _OPTIONS: Final = orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE
+_TEXT: Final = rb'"[^"\\\x00-\x1f]*"'
+# Whatever does not match, such as an escaped character in a name, is read in full.
+_USUAL: Final = re.compile(
+    rb'\{"position":([1-9][0-9]{0,18}),"stream_name":"([^"\\\x00-\x1f]+)","version":([1-9][0-9]{0,18}),"type":"([^"\\\x00-\x1f]+)",'
+    rb'"event_id":"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})",'
+    rb'"recorded_at":"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?(?:Z|[+-][0-9]{2}:[0-9]{2}))",'
+    rb'"tags":\[((?:"[^"\\\x00-\x1f]+"(?:,"[^"\\\x00-\x1f]+")*)?)\],'
+    rb'"metadata":(\{(?:' + _TEXT + rb": ?" + _TEXT + rb"(?:, ?" + _TEXT + rb": ?" + _TEXT + rb')*)?\}),"data":'
+)
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -70,14 +81,15 @@ class LineReader:
                 f"the file ends after line {self._line - 1} without its last line, which counts the events: it was cut off; export it again",
                 line=self._line,
             )
-        members, data = split_line(text, self._line)
-        if "end_of_log" in members:
-            self._check_end(members)
-            return None
-        if data is None:
-            raise LogFileDamaged(f"line {self._line} lacks data", line=self._line)
+        event = _usual_event(self._line, text)
+        if event is None:
+            members, data = split_line(text, self._line)
+            if "end_of_log" in members:
+                self._check_end(members)
+                return None
+            event = _any_event(self._line, members, data)
         self._count += 1
-        return checked_event(self._line, members, data)
+        return event
 
     def _check_end(self, members: dict[str, Any]) -> None:
         if members.get("event_count") != self._count:
@@ -96,26 +108,50 @@ class LineReader:
         return text
 
 
+def _usual_event(line: int, text: bytes) -> FileEvent | None:
+    """An event as we write it, unless something about it is rare; None for any other line. In a third of the time that a JSON parser takes."""
+    found = _USUAL.match(text)
+    if found is None or not text.endswith(b"}\n"):
+        return None
+    position, stream_name, version, event_type, event_id, moment, tags, metadata = found.groups()
+    try:
+        event = FileEvent(
+            line,
+            int(position),
+            check_stream_name(stream_name.decode()),
+            int(version),
+            checked_type(event_type.decode()),
+            event_id.decode(),
+            datetime.fromisoformat(moment.decode()),
+            metadata.decode(),
+            tuple(tags.decode()[1:-1].split('","')) if tags else (),
+            text[found.end() : -2].decode(),
+        )
+    except (ValueError, InvalidEvent, InvalidStreamName):
+        return None
+    is_small = len(metadata) <= METADATA_BYTES_MAX and int(position) <= VERSION_MAX and event.version <= VERSION_MAX
+    return event if is_small and len(set(event.tags)) == len(event.tags) else None
+
+
+def _any_event(line: int, members: dict[str, Any], data: str | None) -> FileEvent:
+    """An event whose members came in another order, or one that is wrong, to be told how."""
+    try:
+        event = event_from_json(line, json.dumps(members).encode(), data or "")
+    except ValidationError as error:
+        raise damaged(line, error) from None
+    if data is None:
+        raise LogFileDamaged(f"line {line} lacks data", line=line)
+    return event
+
+
 def split_line(text: bytes, line: int) -> tuple[dict[str, Any], str | None]:
     """The members of a line's object without `data`, and the text of its data, as it stands there.
+
+    Values are passed over, not understood, so that no number loses a digit.
 
     Raises:
         LogFileDamaged: it is no JSON object in UTF-8.
     """
-    # As we write it, data comes last: what stands before it is an object once it is closed. That is twice as fast as looking at every member.
-    found = text.find(_DATA)
-    if found > 0 and text.endswith(b"}\n"):
-        try:
-            members: Any = orjson.loads(text[:found] + b"}")
-            if isinstance(members, dict) and "data" not in members:
-                return cast("dict[str, Any]", members), text[found + len(_DATA) : -2].decode()
-        except ValueError:
-            pass
-    return _split_any(text, line)
-
-
-def _split_any(text: bytes, line: int) -> tuple[dict[str, Any], str | None]:
-    """The same for members in any order; values are passed over, not understood, so that no number loses a digit."""
     try:
         decoded = text.decode()
         end, members, data = _past(decoded, 0, "{"), dict[str, Any](), None
@@ -141,7 +177,7 @@ def _split_any(text: bytes, line: int) -> tuple[dict[str, Any], str | None]:
 
 def _object(text: bytes, line: int) -> dict[str, Any] | None:
     try:
-        members, _ = _split_any(text, line)
+        members, _ = split_line(text, line)
     except LogFileDamaged:
         return None
     return members
