@@ -25,7 +25,7 @@ STEPS_MAX = 5_000
 PLAY_SECONDS_MAX = 120.0
 BLOCKED_AFTER_SECONDS = 0.01
 PAGE_SIZE_MAX = 1_000
-GATE_SHARE = 0.4
+GATE_SHARES = (0.05, 0.1, 0.2, 0.4)
 """How many of the gates a lane stops at, chosen anew for each interleaving: fewer steps, and over many seeds every gate as often."""
 READER_WEIGHT, WRITER_WEIGHT = 1, 3
 """How often each takes the next step: readers go on as long as writers do, and most of their reads would find nothing."""
@@ -136,8 +136,9 @@ class Interleaving:
         lanes = iter(self.stage.lanes)
         writers = [next(lanes) for _ in range(self.chance.choice((2, 2, 3, 4)))]
         readers = [next(lanes) for _ in range(2)]
+        share = self.chance.choice(GATE_SHARES)
         for index, lane in enumerate([*writers, *readers]):
-            await lane.stop_at("".join("1" if self.chance.random() < GATE_SHARE else "0" for _ in self.stage.places))
+            await lane.stop_at("".join("1" if self.chance.random() < share else "0" for _ in self.stage.places))
             self._start(lane, self._write(lane, index) if lane in writers else self._read(lane))
         for lane in self.chance.sample([*writers, *readers], self.chance.choice((0, 0, 1, 1))):
             kinds = ("cancel", "terminate", "vanish") if lane in writers else ("terminate", "vanish")

@@ -18,12 +18,12 @@ from tests.support import SeededRuns, write_evidence
 BATCH = 100
 CRASH_BATCH = 10
 SABOTAGE_SEEDS_MAX = 300
-LOCK_AFTER_DRAWING = """
+LOCK_TWO_TOO_HIGH = """
 DO $do$
-DECLARE whole text := pg_get_functiondef('headwater.append_events'::regproc);
+DECLARE whole text := pg_get_functiondef('headwater.take_append_lock'::regproc);
 BEGIN
-    whole := replace(whole, 'PERFORM headwater.take_append_lock();', '');
-    EXECUTE replace(whole, 'FROM appended;', 'FROM appended; PERFORM headwater.take_append_lock();');
+    ASSERT whole LIKE '%| last_drawn)%';
+    EXECUTE replace(whole, '| last_drawn)', '| last_drawn + 2)');
 END $do$"""
 LOCKS_BEFORE_THE_HEAD = """
 CREATE OR REPLACE FUNCTION headwater.read_horizon() RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
@@ -89,7 +89,7 @@ async def test_same_seed_gives_the_same_interleaving(headwater_databases: Migrat
     "sabotage",
     [
         pytest.param(TAKE_NO_LOCK, id="no append lock"),
-        pytest.param(LOCK_AFTER_DRAWING, id="lock taken after drawing"),
+        pytest.param(LOCK_TWO_TOO_HIGH, id="lock two positions too high"),
         pytest.param(LOCKS_BEFORE_THE_HEAD, id="locks listed before the head is read"),
         pytest.param("ALTER SEQUENCE headwater.global_position_seq CACHE 10", id="sequence with a cache"),
     ],
