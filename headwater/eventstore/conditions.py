@@ -63,13 +63,17 @@ def queries_of(query: EventQuery | Sequence[EventQuery]) -> tuple[EventQuery, ..
         UsageError: none, too many, or no queries.
         InvalidEvent: a tag that no event could carry.
     """
-    found: tuple[object, ...] = (query,) if isinstance(query, EventQuery) else tuple(query)
-    if not 1 <= len(found) <= QUERIES_PER_CONDITION_MAX or not all(isinstance(one, EventQuery) for one in found):
+    queries = (query,) if isinstance(query, EventQuery) else tuple(query)
+    if not 1 <= len(queries) <= QUERIES_PER_CONDITION_MAX or not all(map(_is_query, queries)):
         raise UsageError(f"give 1 to {QUERIES_PER_CONDITION_MAX} EventQuery(types=(…), tags=(…))")
-    queries = tuple(one for one in found if isinstance(one, EventQuery))
     for one in queries:
         check_tags("the query", one.tags)
     return queries
+
+
+def _is_query(given: object) -> bool:
+    """For callers without a type checker, who give anything."""
+    return isinstance(given, EventQuery)
 
 
 def token_of(horizon: int, events: Sequence[RecordedEvent]) -> ConditionToken:

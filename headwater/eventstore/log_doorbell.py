@@ -51,7 +51,8 @@ class LogDoorbell:
         self._database, self._on_ring, self._clock = database, on_ring, clock
         self._bell = Doorbell(clock)
         self._needed = asyncio.Event()
-        self._wants_to_listen = self._is_listening = self._is_pooled = self._is_ring_due = self._is_closing = False
+        self._wants_to_listen = self._is_listening = self._is_ring_due = self._is_closing = False
+        self._is_pooled = database.is_pooled_by_transaction
         self._task: asyncio.Task[None] | None = None
 
     def ring(self) -> None:

@@ -191,21 +191,24 @@ def _moment(value: object, line: int) -> datetime:
     return moment
 
 
-def _metadata(value: Any, line: int) -> str:
-    text = None
+def _metadata(value: object, line: int) -> str:
+    metadata, text = cast("dict[str, str]", value), None
     if isinstance(value, dict):
-        metadata = cast("dict[str, str]", value)
         with suppress(TypeError):
             text = "".join(metadata) + "".join(metadata.values())
     if text is None:
-        raise _wrong("metadata", value, "an object whose values are text", line)
+        raise _wrong("metadata", metadata, "an object whose values are text", line)
     if len(text) > METADATA_BYTES_MAX or not text.isascii() or "\0" in text:
-        check_metadata("imported", value)
-    return orjson.dumps(value).decode()
+        check_metadata("imported", metadata)
+    return orjson.dumps(metadata).decode()
 
 
-def _tags(value: Any, line: int) -> tuple[str, ...]:
-    tags: list[Any] = value if isinstance(value, list) else []
-    if not tags or not all(isinstance(tag, str) and tag and "\0" not in tag for tag in tags) or len(set(tags)) != len(tags):
-        raise _wrong("tags", cast("object", value), "a list of different texts", line)
+def _tags(value: object, line: int) -> tuple[str, ...]:
+    tags = cast("list[str]", value)
+    if not isinstance(value, list) or not all(map(_is_tag, tags)) or len(set(tags)) != len(tags):
+        raise _wrong("tags", tags, "a list of different texts", line)
     return tuple(tags)
+
+
+def _is_tag(value: object) -> bool:
+    return isinstance(value, str) and value != "" and "\0" not in value

@@ -68,7 +68,8 @@ def _writer(stream: BinaryIO, header: LogFileHeader, file_format: LogFileFormat,
 class LogFileReader:
     """Reads a file in batches; makes sure that positions only grow, and that its end is there."""
 
-    def __init__(self, codec: FileCodec) -> None:
+    def __init__(self, codec: FileCodec, stream: io.BufferedReader) -> None:
+        self._stream = stream  # kept: it closes the caller's stream when it goes
         self._codec, self._last_position, self._is_done = codec, codec.header.after, False
         self.header = codec.header
 
@@ -105,11 +106,12 @@ def open_reader(stream: BinaryIO) -> LogFileReader:
         LogFileDamaged: it is no file of a log.
     """
     with _packing_errors():
-        buffered = io.BufferedReader(cast("io.RawIOBase", stream), _BUFFER_BYTES)
+        buffered: io.BufferedReader = io.BufferedReader(cast("io.RawIOBase", stream), _BUFFER_BYTES)
         if buffered.peek(2)[:2] == GZIP_MAGIC:
             buffered = io.BufferedReader(cast("io.RawIOBase", gzip.GzipFile(fileobj=buffered, mode="rb")), _BUFFER_BYTES)
         is_avro = buffered.peek(4)[:4] == AVRO_MAGIC
-        return LogFileReader(AvroReader(cast("BinaryIO", buffered)) if is_avro else LineReader(cast("BinaryIO", buffered)))
+        codec = AvroReader(cast("BinaryIO", buffered)) if is_avro else LineReader(cast("BinaryIO", buffered))
+        return LogFileReader(codec, buffered)
 
 
 @contextmanager

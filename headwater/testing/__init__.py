@@ -35,7 +35,7 @@ _HOMES = {
     "CrashReport": "headwater.testing.crash_points",
     "CrashScenario": "headwater.testing.crash_points",
     "FakeClock": "headwater.testing.time",
-    "MemoryEffects": "headwater.testing.memory_bus",
+    "MemoryEffects": "headwater.testing.memory_effects",
     "MemoryEventStore": "headwater.testing.memory_store",
     "MemoryReadModels": "headwater.testing.memory_projections",
     "MemorySagas": "headwater.testing.memory_sagas",

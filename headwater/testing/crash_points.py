@@ -4,7 +4,8 @@ A scenario runs once undisturbed, to list its statements and its awaits. Then it
 
 - **killed** at each statement: before the server sees it, right after it was sent, and when it is done but its reply is lost;
 - **cut off** there in the same three ways: one connection breaks, the process goes on;
-- **cancelled** at each await of each of its callers: while it waits, and when the answer has just come.
+- **cancelled** at each await of each of its callers: while it waits, and when the answer has just come; and as each statement is on its way, whichever
+  task sent it.
 
 After each the scenario recovers, as its promise says (an append: repeat it with the same event ids), and checks that nothing is there by halves or
 twice. The tool itself checks that no transaction, no lock and no connection is left, and that the pool is whole.
@@ -50,7 +51,7 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CrashPoint:
-    """One fault at one place; `number` counts statements, or awaits for a cancellation, from 1."""
+    """One fault at one place; `number` counts statements, or awaits, from 1."""
 
     fault: Fault
     number: int
@@ -58,7 +59,7 @@ class CrashPoint:
     place: str = field(default="", compare=False)
 
     def __str__(self) -> str:
-        kind = "await" if self.fault is Fault.CANCEL else "statement"
+        kind = "await" if self.when in {Moment.WAITING, Moment.ANSWERED} else "statement"
         return f"{self.fault} at {kind} {self.number}, {self.when}" + (f" ({self.place})" if self.place else "")
 
 
@@ -196,11 +197,8 @@ class CrashRun:
 
     def __init__(self, scenario: CrashScenario, point: CrashPoint | None) -> None:
         self._scenario, self._point = scenario, point
-        cancels = point is not None and point.fault is Fault.CANCEL
-        self._stepper = Stepper(
-            cancel_at=point.number if cancels and point is not None else None,
-            moment=point.when if point is not None and isinstance(point.when, Moment) else Moment.WAITING,
-        )
+        moment = point.when if point is not None and isinstance(point.when, Moment) else Moment.SENT
+        self._stepper = Stepper(cancel_at=point.number if point is not None and moment is not Moment.SENT else None, moment=moment)
         self.application_name = f"crash-point-{token_hex(6)}"
         self.statements: list[str] = []
         """What was sent during `act`."""
@@ -269,6 +267,8 @@ class CrashRun:
         point = self._point
         if not self._is_acting or point is None or point.number != statement.number:
             return None
+        if point.when is Moment.SENT:
+            self._stepper.cancel_one(point.number)
         return point.when if isinstance(point.when, Cut) else None
 
 
@@ -278,7 +278,7 @@ def _all_series(undisturbed: CrashRun) -> Iterator[tuple[list[str], CrashPoint]]
         for cut in Cut:
             yield undisturbed.statements, CrashPoint(fault, 0, cut)
     for moment in Moment:
-        yield undisturbed.awaits, CrashPoint(Fault.CANCEL, 0, moment)
+        yield undisturbed.statements if moment is Moment.SENT else undisturbed.awaits, CrashPoint(Fault.CANCEL, 0, moment)
 
 
 async def _run_named(scenario: Scenario, direct: Database, point: CrashPoint | None) -> CrashRun:

@@ -22,6 +22,8 @@ class Moment(StrEnum):
     """As soon as there is something to wait for."""
     ANSWERED = "with the answer there"
     """What it waited for has come, and the task has not run since: the answer is lost."""
+    SENT = "while a statement is on its way"
+    """In the middle of waiting, when somebody, perhaps a task of its own, has sent a statement; see `Stepper.cancel_one`."""
 
 
 class Stepper:
@@ -37,10 +39,21 @@ class Stepper:
         """Where each await stood, in order."""
         self.cancelled: asyncio.Task[Any] | None = None
         """The task that was cancelled."""
+        self._watched: list[asyncio.Task[Any]] = []
 
     async def watch(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """The coroutine's own result, with its awaits counted; the task that runs this is the one to be cancelled."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._watched.append(task)
         return await self._drive(coroutine)
+
+    def cancel_one(self, number: int) -> None:
+        """Cancel one of the tasks that still run, another one for another number; the outermost only where it is alone."""
+        running = [task for task in self._watched if not task.done()]
+        if self.cancelled is None and (choices := running[1:] or running):
+            self.cancelled = choices[number % len(choices)]
+            self.cancelled.cancel()
 
     @types.coroutine
     def _drive(self, coroutine: Coroutine[Any, Any, Result]) -> Generator[Any, None, Result]:

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import pytest
 
-from headwater.clock import SYSTEM_CLOCK
 from headwater.errors import (
     ConditionFailed,
     DuplicateEvent,
@@ -23,9 +22,10 @@ from headwater.errors import (
     WrongExpectedVersion,
 )
 from headwater.eventstore import READ_BATCH_SIZE, AppendCondition, Checkpoint, Decider, EventQuery, EventStore, StreamAppend, decide
-from headwater.messages import ANY, EVENTS_PER_APPEND_MAX, NO_STREAM, STREAM_EXISTS, Event, EventRegistry, NewEvent, RecordedEvent
+from headwater.messages import ANY, NO_STREAM, STREAM_EXISTS, Event, EventRegistry, NewEvent, RecordedEvent
 from headwater.telemetry import Correlation, correlate
 from headwater.testing.conformance.bad_input import BAD_APPENDS, BadAppend
+from headwater.testing.conformance.callers import CallersConformance
 from headwater.testing.conformance.selections import SelectionConformance
 
 STREAM = "conformance-1"
@@ -47,7 +47,7 @@ class Seat(Event, category="conformance"):
         return (f"course:{self.course}", f"student:{self.student}")
 
 
-class EventStoreConformance(SelectionConformance):
+class EventStoreConformance(CallersConformance, SelectionConformance):
     """Inherit, and give a fixture `store` with an empty event store; every test must pass."""
 
     pytestmark = pytest.mark.asyncio
@@ -251,13 +251,6 @@ class EventStoreConformance(SelectionConformance):
             await store.close_stream(STREAM)
         assert (await store.append(STREAM, [Counted(number=1)], expected_version=0)).version == 1
 
-    async def test_repetition_is_recognised_before_the_version_is_compared(self, store: EventStore) -> None:
-        events = [NewEvent.of(Counted(number=1))]
-        first = await store.append(STREAM, events, expected_version=0)
-        for expected in (0, 1, 7, ANY, NO_STREAM, STREAM_EXISTS):
-            assert await store.append(STREAM, events, expected_version=expected) == first
-        assert await _numbers(store) == [1]
-
     async def test_refused_append_draws_no_version_and_its_ids_stay_free(self, store: EventStore) -> None:
         await store.append(STREAM, [Counted(number=1)], expected_version=0)
         events = [NewEvent.of(Counted(number=2))]
@@ -265,50 +258,9 @@ class EventStoreConformance(SelectionConformance):
             await store.append(STREAM, events, expected_version=0)
         assert (await store.append(STREAM, events, expected_version=1)).version == 2
 
-    async def test_same_append_by_many_at_once_is_stored_once(self, store: EventStore) -> None:
-        events = [NewEvent.of(Counted(number=number)) for number in (1, 2)]
-        results = await asyncio.gather(*(store.append(STREAM, events, expected_version=0) for _ in range(8)))
-        assert set(results) == {results[0]}
-        assert await _numbers(store) == [1, 2]
-
     # -- callers at once
 
-    async def test_one_callers_failure_is_that_callers_alone(self, store: EventStore) -> None:
-        """Whatever befalls one of many callers who may be written together: the others get their own results."""
-        taken = [NewEvent.of(Counted(number=0))]
-        await store.append("conformance-taken", taken, expected_version=0)
-        good = [store.append(f"conformance-{number}", [Counted(number=number)] * 2, expected_version=0) for number in range(8)]
-        bad = [
-            store.append("conformance-taken", [Counted(number=1)], expected_version=0),
-            store.append("conformance-other", taken, expected_version=ANY),
-            store.append("conformance-bad", [NewEvent("Counted", '{"number": 1e200000}')], expected_version=ANY),
-        ]
-        outcomes = await asyncio.gather(*good, *bad, return_exceptions=True)
-        assert [getattr(outcome, "version", outcome) for outcome in outcomes[:8]] == [2] * 8
-        assert [type(outcome) for outcome in outcomes[8:]] == [WrongExpectedVersion, DuplicateEvent, InvalidEvent]
-        assert len((await store.read_log(after=0)).events) == 17
-
-    async def test_cancelled_append_is_whole_or_absent_and_can_be_repeated(self, store: EventStore) -> None:
-        for turns in range(8):
-            stream_name = f"conformance-{turns}"
-            events = [NewEvent.of(Counted(number=number)) for number in (1, 2, 3)]
-            beside = asyncio.create_task(store.append(f"conformance-b{turns}", [Counted(number=1)], expected_version=0))
-            task = asyncio.create_task(store.append(stream_name, events, expected_version=0))
-            for _ in range(turns):
-                await SYSTEM_CLOCK.sleep(0)
-            task.cancel()
-            await asyncio.wait({task})
-            assert (await beside).version == 1
-            stored = [event.event_id for event in await _stream(store, stream_name)]
-            assert stored in ([], [event.event_id for event in events])
-            assert (await store.append(stream_name, events, expected_version=0)).version == 3
-            assert await _numbers(store, stream_name) == [1, 2, 3]
-
     # -- what is stored
-
-    async def test_largest_append_keeps_its_order(self, store: EventStore) -> None:
-        await store.append(STREAM, [Counted(number=number) for number in range(EVENTS_PER_APPEND_MAX)], expected_version=0)
-        assert await _numbers(store) == list(range(EVENTS_PER_APPEND_MAX))
 
     async def test_event_comes_back_as_it_was_given(self, store: EventStore) -> None:
         given = NewEvent(
@@ -406,23 +358,6 @@ class EventStoreConformance(SelectionConformance):
         assert read == list(range(1, 8))
         assert await store.horizon() >= after
 
-    @pytest.mark.parametrize("limit", [1, 2, 3, 10, READ_BATCH_SIZE])
-    async def test_pages_of_any_size_make_the_same_log(self, store: EventStore, limit: int) -> None:
-        for number in range(1, 6):
-            await store.append(f"conformance-{number % 2}", [Counted(number=number)] * number, expected_version=ANY)
-        read: list[RecordedEvent] = []
-        while (log := await store.read_log(after=read[-1].global_position if read else 0, limit=limit)).events:
-            assert len(log.events) <= limit
-            read += log.events
-        assert read == list((await store.read_log(after=0)).events)
-        assert len(read) == len({event.event_id for event in read}) == 15
-
-    async def test_nothing_comes_after_the_end_of_the_log(self, store: EventStore) -> None:
-        result = await store.append(STREAM, [Counted(number=1)], expected_version=0)
-        for after in (result.global_position, result.global_position + 1000):
-            log = await store.read_log(after=after)
-            assert (log.events, log.horizon >= result.global_position) == ((), True)
-
     async def test_empty_log_has_nothing_to_read(self, store: EventStore) -> None:
         log = await store.read_log(after=0)
         assert (log.events, log.horizon) == ((), 0)
@@ -482,5 +417,5 @@ async def _stream(store: EventStore, stream_name: str = STREAM) -> list[Recorded
     return [event async for event in store.read_stream(stream_name)]
 
 
-async def _numbers(store: EventStore, stream_name: str = STREAM) -> list[int]:
-    return [json.loads(event.data)["number"] for event in await _stream(store, stream_name)]
+async def _numbers(store: EventStore) -> list[int]:
+    return [json.loads(event.data)["number"] for event in await _stream(store)]

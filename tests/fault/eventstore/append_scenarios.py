@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from headwater.errors import DuplicateEvent, StorageUnavailable, WrongExpectedVersion
 from headwater.eventstore import PostgresEventStore
@@ -13,13 +14,22 @@ from headwater.messages import ANY, AppendResult, NewEvent
 from headwater.postgres import Database
 from headwater.testing.crash_points import Callers, CrashScenario
 
+_STORES: WeakKeyDictionary[Database, PostgresEventStore] = WeakKeyDictionary()
+
+
+def store_of(database: Database) -> PostgresEventStore:
+    """The one store of a process: the same before and after a fault that the process lived through."""
+    if database not in _STORES:
+        _STORES[database] = PostgresEventStore(database)
+    return _STORES[database]
+
 
 def new_events(count: int) -> list[NewEvent]:
     return [NewEvent("Happened", f'{{"n": {n}}}') for n in range(count)]
 
 
 async def stored_ids(database: Database, stream_name: str) -> list[uuid.UUID]:
-    store = PostgresEventStore(database)
+    store = store_of(database)
     stored = [event async for event in store.read_stream(stream_name)]
     assert [event.version for event in stored] == list(range(1, len(stored) + 1)), "holes in the versions"
     return [event.event_id for event in stored]
@@ -35,17 +45,12 @@ class SingleAppend(CrashScenario):
         self.events = new_events(self.count)
         self.ids = [event.event_id for event in self.events]
         self.result: AppendResult | None = None
-        self.stores: dict[Database, PostgresEventStore] = {}
-
-    def store(self, database: Database) -> PostgresEventStore:
-        """The store of one process: the same one after a fault that the process lived through."""
-        return self.stores.setdefault(database, PostgresEventStore(database))
 
     async def act(self, database: Database, callers: Callers) -> None:
         self.result = await self.append(database)
 
     async def append(self, database: Database) -> AppendResult:
-        return await self.store(database).append(self.stream_name, self.events, expected_version=0)
+        return await store_of(database).append(self.stream_name, self.events, expected_version=0)
 
     async def recover(self, database: Database) -> None:
         stored = await stored_ids(database, self.stream_name)
@@ -57,7 +62,7 @@ class SingleAppend(CrashScenario):
 
     async def check(self, database: Database) -> None:
         assert await stored_ids(database, self.stream_name) == self.ids
-        log = [event async for event in PostgresEventStore(database).read_stream(self.stream_name)]
+        log = [event async for event in store_of(database).read_stream(self.stream_name)]
         assert self.result == AppendResult(self.stream_name, len(log), log[-1].global_position)
 
 
@@ -72,7 +77,7 @@ class RepeatedAppend(BatchAppend):
 
     async def prepare(self, database: Database) -> None:
         self.first = await self.append(database)
-        await PostgresEventStore(database).append(self.stream_name, new_events(1), expected_version=self.count)
+        await store_of(database).append(self.stream_name, new_events(1), expected_version=self.count)
 
     async def recover(self, database: Database) -> None:
         assert await self.append(database) == self.first
@@ -90,7 +95,7 @@ class AppendInTransaction(SingleAppend):
         self.other_name, self.other_events = f"{self.stream_name}-b", new_events(2)
 
     async def append(self, database: Database) -> AppendResult:
-        store = self.store(database)
+        store = store_of(database)
         async with database.transaction() as connection:
             await store.append(self.other_name, self.other_events, expected_version=0, connection=connection)
             return await store.append(self.stream_name, self.events, expected_version=0, connection=connection)
@@ -116,13 +121,12 @@ class CallersTogether(CrashScenario):
         self.appends = [(f"{self.name}-{stream}", new_events(1 + caller)) for caller, stream in enumerate((0, 1, 2, 3, 3))]
         self.seed = new_events(2)
         self.outcomes: list[Any] = []
-        self.stores: dict[Database, PostgresEventStore] = {}
 
     async def prepare(self, database: Database) -> None:
-        await PostgresEventStore(database).append(f"{self.name}-taken", self.seed, expected_version=0)
+        await store_of(database).append(f"{self.name}-taken", self.seed, expected_version=0)
 
     def callers(self, database: Database) -> list[Any]:
-        store = self.stores.setdefault(database, PostgresEventStore(database))
+        store = store_of(database)
         return [
             *(store.append(stream_name, events, expected_version=ANY) for stream_name, events in self.appends),
             store.append(f"{self.name}-taken", new_events(1), expected_version=0),

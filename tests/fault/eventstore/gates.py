@@ -4,7 +4,7 @@ A gate tells its client with a notice that it was reached, and then waits for an
 PostgreSQL's two-number keys, which the log's append locks do not, so the horizon never sees them. Each lane (one connection at a time) has two locks and
 uses them in turn: the scheduler takes the next one before it lets go of this one, so no gate is ever missed.
 
-A lane stops only at the gates that its mask names, which it carries in its application name: `lane NUMBER MASK`.
+A lane stops only at the gates that its session's setting `gates.stops` names, one digit for each.
 """
 
 from __future__ import annotations
@@ -20,26 +20,25 @@ import asyncpg
 from headwater.postgres import Database, translate_errors
 from headwater.postgres.connections import SESSION_SETTINGS
 
-GATED_FUNCTIONS = ("append_events", "append_group", "append_to_streams", "take_append_lock", "read_horizon")
 LANES = 8
-PLACES_MAX = 62
-ALL_GATES = 2**PLACES_MAX - 1
 NOTICE = "gate "
 
 CREATE_GATES = f"""
 CREATE SCHEMA gates;
 -- Unlogged and never rolled back: the turn goes on when a transaction does not.
 DO $do$ BEGIN FOR lane IN 0..{LANES - 1} LOOP EXECUTE format('CREATE UNLOGGED SEQUENCE gates.lane_%s MINVALUE 0', lane); END LOOP; END $do$;
-CREATE FUNCTION gates.wait(place int) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
+-- Without a lock timeout: the function that is paused may have one, and a pause is no wait of its own.
+CREATE FUNCTION gates.wait(place int) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET lock_timeout = 0 AS $$
 DECLARE
-    name text[] := string_to_array(current_setting('application_name'), ' ');
+    lane int;
     turn bigint;
 BEGIN
-    IF name[1] <> 'lane' OR name[3]::bigint & (1::bigint << place) = 0 THEN RETURN; END IF;
-    turn := nextval('gates.lane_' || name[2]);
+    IF substr(current_setting('gates.stops', true), place + 1, 1) IS DISTINCT FROM '1' THEN RETURN; END IF;
+    lane := current_setting('gates.lane')::int;
+    turn := nextval('gates.lane_' || lane);
     RAISE NOTICE 'gate % %', turn, place;
-    PERFORM pg_advisory_lock(name[2]::int, (turn % 2)::int);
-    PERFORM pg_advisory_unlock(name[2]::int, (turn % 2)::int);
+    PERFORM pg_advisory_lock(lane, (turn % 2)::int);
+    PERFORM pg_advisory_unlock(lane, (turn % 2)::int);
 END $$;
 CREATE FUNCTION gates.open(lane int, turn int, must_lock bool) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -49,7 +48,8 @@ END $$;
 """
 FUNCTION_TEXTS = """
 SELECT proname, pg_get_functiondef(oid) AS text FROM pg_proc
- WHERE pronamespace = 'headwater'::regnamespace AND proname = ANY ($1) AND prolang = (SELECT oid FROM pg_language WHERE lanname = 'plpgsql')"""
+ WHERE pronamespace = 'headwater'::regnamespace AND prolang = (SELECT oid FROM pg_language WHERE lanname = 'plpgsql') AND provolatile = 'v'
+ ORDER BY proname"""
 
 
 async def install_gates(dsn: str) -> list[str]:
@@ -58,7 +58,7 @@ async def install_gates(dsn: str) -> list[str]:
     try:
         await connection.execute(CREATE_GATES)
         places: list[str] = []
-        for row in await connection.fetch(FUNCTION_TEXTS, list(GATED_FUNCTIONS)):
+        for row in await connection.fetch(FUNCTION_TEXTS):
             await connection.execute(with_gates(row["proname"], row["text"], places))
         return places
     finally:
@@ -76,7 +76,6 @@ def with_gates(name: str, text: str, places: list[str]) -> str:
         if begins or (began and code.endswith(";")):
             lines.append(f"PERFORM gates.wait({len(places)});")
             places.append(f"{name}: after {code}")
-    assert len(places) <= PLACES_MAX, "more gates than a mask has bits"
     return "\n".join(lines)
 
 
@@ -87,7 +86,7 @@ class Lane:
         self.number, self.dsn = number, dsn
         self.state: Literal["free", "running", "pause", "gate", "blocked"] = "free"
         self.turn = 0
-        self.mask = ALL_GATES
+        self.stops_at = ""
         self.stops: Counter[int] = Counter()
         """How often it stopped at each place."""
         self.arrived = asyncio.Event()
@@ -98,19 +97,16 @@ class Lane:
     async def connect(self) -> asyncpg.Connection:
         """The lane's connection; a new one when the old one is gone."""
         if self.connection is None or self.connection.is_closed():
-            self.connection = await asyncpg.connect(self.dsn, server_settings={"application_name": self.name, **SESSION_SETTINGS})
+            gates = {"gates.lane": str(self.number), "gates.stops": self.stops_at}
+            self.connection = await asyncpg.connect(self.dsn, server_settings={**gates, **SESSION_SETTINGS})
             self.connection.add_log_listener(self._heard)
             self.pid = self.connection.get_server_pid()
         return self.connection
 
-    @property
-    def name(self) -> str:
-        return f"lane {self.number} {self.mask}"
-
-    async def stop_at(self, mask: int) -> None:
-        """Stop at these gates from now on."""
-        self.mask = mask
-        await (await self.connect()).execute(f"SET application_name = '{self.name}'")
+    async def stop_at(self, stops_at: str) -> None:
+        """Stop at these gates from now on: a 1 for each where it does."""
+        self.stops_at = stops_at
+        await (await self.connect()).execute(f"SET gates.stops = '{stops_at}'")
 
     def is_in_transaction(self) -> bool:
         return self.connection is not None and not self.connection.is_closed() and self.connection.is_in_transaction()
@@ -153,6 +149,10 @@ class LaneDatabase(Database):
             yield await self._lane.connect()
 
     statement_connection = connection
+
+    @property
+    def is_open(self) -> bool:
+        return True
 
     async def connect(self) -> Any:
         with translate_errors():

@@ -19,7 +19,7 @@ import asyncpg
 from headwater.errors import HeadwaterError
 from headwater.eventstore import PostgresEventStore
 from headwater.messages import ANY, NewEvent
-from tests.fault.eventstore.gates import LANES, PLACES_MAX, GateKeeper, Lane, LaneDatabase
+from tests.fault.eventstore.gates import LANES, GateKeeper, Lane, LaneDatabase, install_gates
 
 STEPS_MAX = 5_000
 PLAY_SECONDS_MAX = 120.0
@@ -73,9 +73,9 @@ class Reader:
 class Stage:
     """A server's connections for many interleavings, one after the other."""
 
-    def __init__(self, dsn: str, crash: Callable[[], Awaitable[None]] | None = None) -> None:
+    def __init__(self, dsn: str, places: list[str], crash: Callable[[], Awaitable[None]] | None = None) -> None:
         """Give `crash` to crash the server itself where an interleaving says so; without, its connections end and its sequence jumps."""
-        self.dsn, self.really_crash = dsn, crash
+        self.dsn, self.places, self.really_crash = dsn, places, crash
         self.lanes = [Lane(number, dsn) for number in range(LANES)]
         self.keeper: GateKeeper
 
@@ -93,7 +93,9 @@ class Stage:
 
 @contextlib.asynccontextmanager
 async def open_stage(dsn: str, crash: Callable[[], Awaitable[None]] | None = None) -> AsyncIterator[Stage]:
-    stage = Stage(dsn, crash)
+    """Gates in the functions of a fresh database, and connections to it."""
+    places = await install_gates(dsn)
+    stage = Stage(dsn, places, crash)
     await stage.open()
     try:
         yield stage
@@ -135,7 +137,7 @@ class Interleaving:
         writers = [next(lanes) for _ in range(self.chance.choice((2, 2, 3, 4)))]
         readers = [next(lanes) for _ in range(2)]
         for index, lane in enumerate([*writers, *readers]):
-            await lane.stop_at(sum(1 << place for place in range(PLACES_MAX) if self.chance.random() < GATE_SHARE))
+            await lane.stop_at("".join("1" if self.chance.random() < GATE_SHARE else "0" for _ in self.stage.places))
             self._start(lane, self._write(lane, index) if lane in writers else self._read(lane))
         for lane in self.chance.sample([*writers, *readers], self.chance.choice((0, 0, 1, 1))):
             kinds = ("cancel", "terminate", "vanish") if lane in writers else ("terminate", "vanish")
@@ -302,7 +304,7 @@ class Interleaving:
     ) -> None:
         """One transaction of one or two appends; what is to be stored by it is added to `events`."""
         connection = await lane.connect()
-        await connection.execute("BEGIN" if chance.random() < 0.7 else "BEGIN; SET LOCAL application_name = 'passes the gates'")
+        await connection.execute("BEGIN" if chance.random() < 0.7 else "BEGIN; SET LOCAL gates.stops = ''")
         position = 0
         # In the order of their names, so that two transactions never wait for each other.
         for each in [stream_name, f"{stream_name}-2"][: chance.choice((1, 1, 2))]:

@@ -162,6 +162,21 @@ async def test_a_log_that_lost_its_tail_stops_the_projection(database: Database,
     assert {v.name: v.status for v in await list_projections(database)} == {"units_ordered": "diverged", "order_count": "running"}
 
 
+async def test_a_running_projection_notices_that_another_server_answers(database: Database, store: PostgresEventStore) -> None:
+    """A pool gets new connections without a word: after a failover the positions that this projection read are handed out again."""
+    await place(store, 3)
+    with capture_logs() as facts:
+        async with running(database, store, [OrderCount]):
+            assert await models(database, store).read(OrderCount, consistency="strong") == OrderCount(orders=3)
+            async with database.transaction() as connection:
+                await connection.execute("UPDATE headwater.log_epochs SET timeline = '00000000'")
+                await connection.execute("UPDATE headwater.events SET event_id = gen_random_uuid() WHERE global_position = 3")
+            await place(store, 1)
+            await eventually(lambda: any(fact["event"] == "projection_diverged" for fact in facts))
+    assert {v.name: v.status for v in await list_projections(database)} == {"order_count": "diverged"}
+    assert await models(database, store).read(OrderCount) == OrderCount(orders=3), "nothing of the other life was applied"
+
+
 async def test_a_schema_dropped_by_hand_comes_back_filled_with_the_process(database: Database, store: PostgresEventStore) -> None:
     await place(store, 3)
     async with running(database, store, [OrderCount]):

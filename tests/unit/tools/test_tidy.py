@@ -108,7 +108,7 @@ def test_sql_outside_the_package_passes() -> None:
         (ROOM_FILE, "import headwater.eventstore.store\n"),
         (ROOM_FILE, "from ..eventstore.store import EventStore\n"),
         ("headwater/bus/__init__.py", "from ..eventstore.store import EventStore\n"),
-        ("headwater/service.py", "from headwater.embedded.postgres import start\n"),
+        ("headwater/service/service.py", "from headwater.embedded.postgres import start\n"),
         ("headwater/__init__.py", "from .eventstore.store import EventStore\n"),
         ("headwater/testing/given.py", "from headwater.eventstore.memory import MemoryStore\n"),
         ("headwater/cli/main.py", "def f():\n    from headwater.projections.rebuild import rebuild\n"),
