@@ -445,6 +445,8 @@ class RecordedEvent:
     metadata: Metadata
     event_id: UUID
     recorded_at: datetime
+    keys_asked_at: float | None = field(default=None, repr=False, compare=False)
+    """Where personal data was opened: when its keys were asked for, at the earliest, in monotonic seconds. None where nothing was sealed."""
 
     @property
     def category(self) -> str:

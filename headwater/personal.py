@@ -201,9 +201,14 @@ def _refuse_side_doors(model_class: type[BaseModel]) -> None:
         raise UsageError(f"{model_class.__name__} is a RootModel: mark a field of an ordinary model instead")
 
 
+def hidden_mark(annotation: Any) -> str | None:
+    """A mark somewhere inside this type, where it marks nothing; None when there is none."""
+    return next(_hidden_marks(annotation, set()), None)
+
+
 def _refuse_hidden(where: str, annotation: Any) -> None:
     """Refuse marks inside a field's type: they would be read over, and the data stored as it is."""
-    if hidden := next(_hidden_marks(annotation, set()), None):
+    if hidden := hidden_mark(annotation):
         raise UsageError(
             f"{where}: the mark stands inside its type ({hidden}), where it marks nothing; mark the whole field: "
             f'{where.rpartition(".")[2]}: Annotated[…, Personal(subject="customer_id")]'

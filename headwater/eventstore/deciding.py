@@ -23,6 +23,7 @@ from headwater.eventstore.snapshots import SnapshotStore
 from headwater.eventstore.store import EventStore
 from headwater.messages import AppendResult, Event, EventRegistry, NewEvent, RecordedEvent
 from headwater.postgres import CallerConnection, driver_connection, translate_errors
+from headwater.privacy import SealsStates
 
 DECIDE_ATTEMPTS_MAX: Final = 10
 """How often a decision is taken anew because another writer was first."""
@@ -44,6 +45,7 @@ async def decide(
     command_id: UUID | None = None,
     snapshots: SnapshotStore | None = None,
     cache: StreamCache | None = None,
+    personal: SealsStates | None = None,
 ) -> Decision[State]:
     """Decide the command on the stream's present state and append what follows.
 
@@ -56,14 +58,16 @@ async def decide(
             was refused, left no trace and is decided anew.
         snapshots: where snapshots are kept, for deciders that ask for them.
         cache: folded streams of this store in this process; read but not filled inside a caller's transaction.
+        personal: seals snapshots of states with personal fields, and opens them; needed for such states alone.
     Raises:
         WrongExpectedVersion: others were first every time.
         DuplicateEvent: the command id was used on another stream.
         StorageUnavailable: outcome unknown; repeat with the same command id.
+        UsageError: states with personal fields are to be kept as snapshots, and nothing seals them.
     Source: docs/decisions/0010-the-decide-loop.md
     """
     check_command_id(command_id)
-    loader = StreamLoader(store, registry, decider, stream_name, connection=connection, snapshots=snapshots, cache=cache)
+    loader = StreamLoader(store, registry, decider, stream_name, connection=connection, snapshots=snapshots, cache=cache, personal=personal)
     deciding = _Deciding(store, registry, decider, stream_name, loader, connection=connection, command_id=command_id)
     for attempt in range(1, DECIDE_ATTEMPTS_MAX + 1):
         outcome = await deciding.attempt(command)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any, Final, Generic, TypeVar
 
+from headwater.errors import ConfigurationError, InvalidEvent, StorageError, SubjectForgotten, UsageError
 from headwater.eventstore.cache import Folded, StreamCache
 from headwater.eventstore.decider import Decider
-from headwater.eventstore.snapshots import Snapshot, SnapshotStore
+from headwater.eventstore.snapshots import Snapshot, SnapshotStore, StateCodec
 from headwater.eventstore.store import VERSION_MAX, EventStore
 from headwater.messages import EventRegistry, RecordedEvent
 from headwater.postgres import CallerConnection, driver_connection
+from headwater.privacy import OpenedState, SealsStates
 from headwater.telemetry import logger
 
 SNAPSHOT_SECONDS_MAX: Final = 1.0
@@ -40,10 +42,16 @@ class StreamLoader(Generic[State]):
         connection: CallerConnection | None,
         snapshots: SnapshotStore | None,
         cache: StreamCache | None,
+        personal: SealsStates | None,
     ) -> None:
         self._store, self._registry, self._decider, self._stream_name = store, registry, decider, stream_name
-        self._connection, self._cache = connection, cache
+        self._connection, self._cache, self._personal = connection, cache, personal
         self._snapshots = snapshots if decider.codec is not None else None
+        if self._snapshots is not None and personal is None and decider.codec is not None and decider.codec.personal_class is not None:
+            raise UsageError(
+                f"states of the decider {decider.name!r} have personal fields, which its snapshots would hold unencrypted; say what seals them: "
+                "decide(..., personal=personal_data), or decide with service.decide"
+            )
 
     async def load(self, *, up_to: int = VERSION_MAX) -> Folded[State]:
         """The state at the stream's end, or after the event of a version.
@@ -64,15 +72,19 @@ class StreamLoader(Generic[State]):
         codec = self._decider.codec
         if self._snapshots is None or codec is None or folded.version - folded.snapshot_version < codec.every:
             return
+        if folded.keys_asked_at is not None and codec.may_hold_unmarked:
+            self._tell_refusal(codec)
+            return
         assert folded.event_id is not None, "a stream with events was folded"
         if self._cache is not None:
             self._cache.note_snapshot(self._stream_name, self._decider, folded.version)
+        # What another process forgot a moment ago is not to be kept.
         async with self._as_far_as_possible("snapshot_not_saved"):
-            snapshot = Snapshot(
-                self._stream_name, codec.decider_name, folded.version, folded.event_id, codec.shape, codec.encode(folded.state)
-            )
-            async with self._savepoint():
-                await self._snapshots.save(snapshot, connection=self._connection)
+            with suppress(SubjectForgotten):
+                text = await self._sealed(codec, codec.encode(folded.state))
+                snapshot = Snapshot(self._stream_name, codec.decider_name, folded.version, folded.event_id, codec.shape, text)
+                async with self._savepoint():
+                    await self._snapshots.save(snapshot, connection=self._connection)
 
     async def _load_from_cache(self, up_to: int) -> Folded[State] | None:
         cached = self._cache.get(self._stream_name, self._decider) if self._cache is not None else None
@@ -90,22 +102,43 @@ class StreamLoader(Generic[State]):
         snapshot = await self._snapshots.load(self._stream_name, codec.decider_name, connection=self._connection)
         if snapshot is None or (snapshot.version > up_to and snapshot.shape == codec.shape):
             return None
-        if snapshot.shape != codec.shape:
-            await self._drop(snapshot, "shape_changed")
+        start = await self._start_at(snapshot, codec)
+        if isinstance(start, str):
+            await self._drop(snapshot, start)
             return None
-        try:
-            state = codec.decode(snapshot.state)
-        except Exception:  # noqa: BLE001 - validators are users' code, and whatever they say, the stream says it better
-            await self._drop(snapshot, "not_readable")
-            return None
-        start = Folded(state, snapshot.version, snapshot.event_id, snapshot_version=snapshot.version)
         if (folded := await self._fold(start, up_to)) is None:
             await self._drop(snapshot, "not_in_stream")
         return folded
 
+    async def _start_at(self, snapshot: Snapshot, codec: StateCodec[State]) -> Folded[State] | str:
+        """The place in the stream that the snapshot knows, or why it is of no use."""
+        if snapshot.shape != codec.shape:
+            return "shape_changed"
+        try:
+            opened = await self._opened(codec, snapshot.state)
+            if opened.is_redacted:
+                # The fold of the redacted events is the truth; the state's own redaction may be something else.
+                return "subject_forgotten"
+            state = codec.decode(opened.text)
+        except (StorageError, ConfigurationError):
+            raise
+        except Exception:  # noqa: BLE001 - validators are users' code, and whatever they say, the stream says it better
+            return "not_readable"
+        return Folded(state, snapshot.version, snapshot.event_id, snapshot_version=snapshot.version, keys_asked_at=opened.keys_asked_at)
+
+    async def _sealed(self, codec: StateCodec[State], text: str) -> str:
+        if self._personal is None or (sealed_class := codec.sealed_class(text)) is None:
+            return text
+        return await self._personal.seal_state(sealed_class, text)
+
+    async def _opened(self, codec: StateCodec[State], text: str) -> OpenedState:
+        if self._personal is None or (sealed_class := codec.sealed_class(text)) is None:
+            return OpenedState(text)
+        return await self._personal.open_state(sealed_class, text)
+
     async def _fold(self, start: Folded[State], up_to: int) -> Folded[State] | None:
         """Go on from a place in the stream; None if the stream does not have the event there."""
-        state, version, event_id = start.state, start.version, start.event_id
+        state, version, event_id, asked_at = start.state, start.version, start.event_id, start.keys_asked_at
         # The event at the start is read again: its id proves that this is still the same stream, not one that lost its tail and grew another.
         events = self._store.read_stream(
             self._stream_name,
@@ -118,7 +151,21 @@ class StreamLoader(Generic[State]):
         async for recorded in events:
             state = self._decider.evolve(state, self._registry.decode(recorded))
             version, event_id = recorded.version, recorded.event_id
-        return replace(start, state=state, version=version, event_id=event_id)
+            if recorded.keys_asked_at is not None:
+                asked_at = recorded.keys_asked_at if asked_at is None else min(asked_at, recorded.keys_asked_at)
+        return replace(start, state=state, version=version, event_id=event_id, keys_asked_at=asked_at)
+
+    def _tell_refusal(self, codec: StateCodec[State]) -> None:
+        if not codec.is_refusal_told:
+            codec.is_refusal_told = True
+            _log.warning(
+                "snapshots_not_kept",
+                stream_name=self._stream_name,
+                decider=codec.decider_name,
+                reason="the stream's events have personal fields, and its state has none: a snapshot would hold them unencrypted",
+                hint="mark the state's personal fields (Annotated[str, Personal(subject=...)] in a pydantic model), or, where the state keeps none "
+                "of them, say Snapshots(holds_personal_data=False)",
+            )
 
     async def _drop(self, snapshot: Snapshot, reason: str) -> None:
         assert self._snapshots is not None, "a snapshot came from somewhere"
@@ -133,7 +180,7 @@ class StreamLoader(Generic[State]):
                 yield
         except Exception as error:  # noqa: BLE001 - whatever it is, what was decided stands
             # Only errors of ours are known to hold nothing of the state.
-            reason = str(error) if type(error) is ValueError else ""
+            reason = str(error) if type(error) is ValueError or isinstance(error, InvalidEvent) else ""
             _log.warning(fact, stream_name=self._stream_name, decider=self._decider.name, error=type(error).__name__, reason=reason)
 
     @asynccontextmanager

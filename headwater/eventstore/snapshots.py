@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from types import NoneType
-from typing import Any, Final, Generic, Protocol, TypeVar
+from types import NoneType, UnionType
+from typing import Any, Final, Generic, Protocol, TypeVar, Union, get_args, get_origin
 from uuid import UUID
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
 from headwater.errors import UsageError
+from headwater.personal import hidden_mark, personal_fields_of
 from headwater.postgres import CallerConnection
 
 SNAPSHOT_INTERVAL_EVENTS: Final = 100
@@ -40,6 +41,9 @@ class Snapshots:
     """Raise it when `evolve` makes other states of the same events: older snapshots are then dropped. A changed state class is noticed by itself."""
     state_type: Any = None
     """What the states are, for pydantic: `OrderState`, `Draft | Placed`, `dict[str, int]`. By default the class of the initial state."""
+    holds_personal_data: bool = True
+    """Whether states may hold what events hold in personal fields. Then only a model with marked fields is kept, sealed; say False where they hold
+    none of it. It makes no difference where events have no personal fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +102,17 @@ class StateCodec(Generic[State]):
         """
         _check(snapshots, decider_name)
         self.decider_name, self.every = decider_name, snapshots.every
-        state_type = snapshots.state_type
-        if state_type is None:
-            state_type = type(initial_state)
-            if state_type in _SAYS_TOO_LITTLE:
-                raise UsageError(
-                    f"the initial state {initial_state!r} of the decider {decider_name!r} does not tell what later states are; "
-                    "say it: Snapshots(state_type=dict[str, int])"
-                )
+        state_type = _state_type(snapshots, decider_name, initial_state)
+        self.personal_class = _personal_class(state_type, decider_name)
+        """The model whose marked fields are sealed; None where nothing is marked."""
+        if self.personal_class is not None and not snapshots.holds_personal_data:
+            raise UsageError(
+                f"states of the decider {decider_name!r} have personal fields, and Snapshots(holds_personal_data=False) says otherwise; remove one of them"
+            )
+        self.may_hold_unmarked = self.personal_class is None and snapshots.holds_personal_data
+        """Whether personal data of events could be in the states, and nobody said where."""
+        self.is_refusal_told = False
+        """Whether the log says already that no snapshots are kept for that reason."""
         try:
             self._adapter: TypeAdapter[State] = TypeAdapter(state_type)
             schema = self._adapter.json_schema()
@@ -113,8 +120,15 @@ class StateCodec(Generic[State]):
             raise UsageError(
                 f"states of the decider {decider_name!r} cannot be kept as snapshots, for pydantic cannot write {state_type!r} as JSON: {error.message}"
             ) from None
-        self.shape = hashlib.sha256(json.dumps([snapshots.version, schema], sort_keys=True).encode()).hexdigest()
-        """Another one for another JSON schema of the state, or another `Snapshots.version`."""
+        self.shape = hashlib.sha256(json.dumps([snapshots.version, schema, *self._privacy(snapshots)], sort_keys=True).encode()).hexdigest()
+        """Another one for another JSON schema of the state, other personal fields, or another `Snapshots.version`."""
+
+    def _privacy(self, snapshots: Snapshots) -> list[object]:
+        """What must be the same for a snapshot's text to be read as it was written: which fields are sealed, or that none need be."""
+        fields = None if self.personal_class is None else personal_fields_of(self.personal_class)
+        if fields is not None:
+            return [sorted(fields.by_name)]
+        return [] if snapshots.holds_personal_data else ["holds no personal data"]
 
     def encode(self, state: State) -> str:
         """The state as JSON text.
@@ -138,6 +152,41 @@ class StateCodec(Generic[State]):
             ValueError: it is no state.
         """
         return self._adapter.validate_json(text)
+
+    def sealed_class(self, text: str) -> type[BaseModel] | None:
+        """Whose fields are sealed in this state's text; None where there is nothing to seal."""
+        return None if text == "null" else self.personal_class
+
+
+def _state_type(snapshots: Snapshots, decider_name: str, initial_state: object) -> Any:
+    if snapshots.state_type is not None:
+        return snapshots.state_type
+    state_type = type(initial_state)
+    if state_type in _SAYS_TOO_LITTLE:
+        raise UsageError(
+            f"the initial state {initial_state!r} of the decider {decider_name!r} does not tell what later states are; "
+            "say it: Snapshots(state_type=dict[str, int])"
+        )
+    return state_type
+
+
+def _personal_class(state_type: Any, decider_name: str) -> type[BaseModel] | None:
+    """The model with marked fields that the states are, `None` beside it allowed.
+
+    Raises:
+        UsageError: fields are marked elsewhere in the type, where they would not be sealed.
+    """
+    several = get_args(state_type) if get_origin(state_type) in (Union, UnionType) else (state_type,)
+    match [one for one in several if one is not NoneType]:
+        case [type() as only] if issubclass(only, BaseModel):
+            return only if personal_fields_of(only) is not None else None
+        case _ if (hidden := hidden_mark(state_type)) is not None:
+            raise UsageError(
+                f"states of the decider {decider_name!r} have personal fields where snapshots cannot seal them ({hidden}): of what is kept as a snapshot, "
+                "mark fields of a pydantic model that is the whole state, or leave snapshots= out"
+            )
+        case _:
+            return None
 
 
 def _check(snapshots: Snapshots, decider_name: str) -> None:

@@ -15,7 +15,7 @@ Which fields are personal is said in `headwater.personal`; the store that seals 
 
 from headwater.privacy.cipher import MasterKey, require_cipher
 from headwater.privacy.keys import KEY_AGE_SECONDS_MAX, KEYS_CACHED_MAX, ForgottenSubject, KeySource, SubjectKey, SubjectKeys
-from headwater.privacy.personal_data import REDACTING, Opener, OpensEvents, PersonalData, open_event
+from headwater.privacy.personal_data import REDACTING, OpenedState, Opener, OpensEvents, PersonalData, SealsStates, open_event
 from headwater.privacy.postgres import PostgresSubjectKeys
 from headwater.privacy.sealing import is_sealed
 
@@ -26,10 +26,12 @@ __all__ = [
     "ForgottenSubject",
     "KeySource",
     "MasterKey",
+    "OpenedState",
     "Opener",
     "OpensEvents",
     "PersonalData",
     "PostgresSubjectKeys",
+    "SealsStates",
     "SubjectKey",
     "SubjectKeys",
     "is_sealed",

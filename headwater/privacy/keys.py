@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from math import inf
 from typing import Final, Generic, Protocol, TypeVar
 from uuid import UUID
 
@@ -96,10 +97,11 @@ class _Shelf(Generic[K]):
     def __init__(self) -> None:
         self._held: OrderedDict[K, tuple[float, SubjectKey | None]] = OrderedDict()
 
-    def find(self, names: Iterable[K], oldest: float) -> tuple[dict[K, SubjectKey | None], list[K]]:
-        """What is held and not too old, and the rest."""
+    def find(self, names: Iterable[K], oldest: float) -> tuple[dict[K, SubjectKey | None], list[K], float]:
+        """What is held and not too old, the rest, and when the oldest of what was found was asked for."""
         found: dict[K, SubjectKey | None] = {}
         missing: list[K] = []
+        asked_at = inf
         for name in names:
             held = self._held.get(name)
             if held is None or held[0] < oldest:
@@ -107,7 +109,8 @@ class _Shelf(Generic[K]):
             else:
                 self._held.move_to_end(name)
                 found[name] = held[1]
-        return found, missing
+                asked_at = min(asked_at, held[0])
+        return found, missing, asked_at
 
     def put(self, name: K, key: SubjectKey | None, moment: float) -> None:
         self._held[name] = (moment, key)
@@ -130,10 +133,11 @@ class KeyCache:
 
     def of_subjects(self, subjects: Iterable[str]) -> tuple[dict[str, SubjectKey | None], list[str]]:
         """Keys of these subjects, and those of the subjects that must be asked for."""
-        return self._by_subject.find(subjects, self._oldest())
+        found, missing, _ = self._by_subject.find(subjects, self._oldest())
+        return found, missing
 
-    def of_ids(self, key_ids: Iterable[UUID]) -> tuple[dict[UUID, SubjectKey | None], list[UUID]]:
-        """Keys of these ids (None: nobody knows it), and the ids that must be asked for."""
+    def of_ids(self, key_ids: Iterable[UUID]) -> tuple[dict[UUID, SubjectKey | None], list[UUID], float]:
+        """Keys of these ids (None: nobody knows it), the ids that must be asked for, and when the oldest of these keys was."""
         return self._by_id.find(key_ids, self._oldest())
 
     def begin(self) -> tuple[int, float]:

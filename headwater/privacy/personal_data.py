@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from math import inf
 from typing import Final, NamedTuple, Protocol, TypeAlias
 from uuid import UUID
 
@@ -45,6 +46,28 @@ class OpensEvents(Protocol):
         Raises:
             StorageUnavailable: the keys cannot be asked for; try again.
         """
+        ...
+
+
+class OpenedState(NamedTuple):
+    """A state's JSON text without its seals."""
+
+    text: str
+    keys_asked_at: float | None = None
+    """When the keys were asked for, as `RecordedEvent.keys_asked_at` says it."""
+    is_redacted: bool = False
+    """Whether a subject was forgotten since it was sealed."""
+
+
+class SealsStates(Protocol):
+    """What a keeper of states needs of `PersonalData`."""
+
+    async def seal_state(self, model_class: type[BaseModel], text: str) -> str:
+        """Seal the personal fields; see `PersonalData.seal_state`."""
+        ...
+
+    async def open_state(self, model_class: type[BaseModel], text: str) -> OpenedState:
+        """Open what was sealed; see `PersonalData.open_state`."""
         ...
 
 
@@ -130,7 +153,7 @@ class PersonalData:
 
     async def _verify(self, plans: Sequence[OpeningPlan]) -> None:
         """What comes sealed must open, as far as its keys are known."""
-        keys = await self._find({key_id for plan in plans for key_id in plan.key_ids})
+        keys, _ = await self._find({key_id for plan in plans for key_id in plan.key_ids})
         for plan in plans:
             plan.opened(keys)
 
@@ -147,8 +170,8 @@ class PersonalData:
         if not any(is_sealed(event) for event in events):
             return events
         plans = [_opening_or_none(event) for event in events]
-        keys = await self._find({key_id for plan in plans if plan is not None for key_id in plan.key_ids})
-        return [event if plan is None else _opened_or_sealed(event, plan, keys) for event, plan in zip(events, plans, strict=True)]
+        found = await self._find({key_id for plan in plans if plan is not None for key_id in plan.key_ids})
+        return [event if plan is None else _opened_or_sealed(event, plan, found) for event, plan in zip(events, plans, strict=True)]
 
     async def opener(self, events: Sequence[RecordedEvent]) -> Opener:
         """Fetch the keys of these events, and return what opens them; see `OpensEvents`."""
@@ -158,10 +181,10 @@ class PersonalData:
                 # What is broken is told when it is opened, of that event alone.
                 with suppress(SealBroken):
                     key_ids |= _opening(event).key_ids
-        keys = await self._find(key_ids)
-        return lambda event: open_event(event, keys)
+        keys, asked_at = await self._find(key_ids)
+        return lambda event: open_event(event, keys, asked_at=asked_at)
 
-    async def open_state(self, model_class: type[BaseModel], text: str) -> str:
+    async def open_state(self, model_class: type[BaseModel], text: str) -> OpenedState:
         """What `seal_state` was given, redacted where there is no key.
 
         Raises:
@@ -169,9 +192,10 @@ class PersonalData:
             StorageUnavailable: the keys cannot be asked for.
         """
         if (fields := personal_fields_of(model_class)) is None:
-            return text
+            return OpenedState(text)
         plan = OpeningPlan.of(fields.owner, text, fields.by_name)
-        return plan.opened(await self._find(plan.key_ids))
+        keys, asked_at = await self._find(plan.key_ids)
+        return OpenedState(plan.opened(keys), asked_at, plan.is_redacted(keys))
 
     # -- forgetting ---------------------------------------------------------------------------------------------------
 
@@ -207,16 +231,24 @@ class PersonalData:
             keys |= obtained
         return keys
 
-    async def _find(self, key_ids: Iterable[UUID]) -> Mapping[UUID, SubjectKey | None]:
-        found, missing = self._cache.of_ids(key_ids)
+    async def _find(self, key_ids: Iterable[UUID]) -> _Found:
+        found, missing, asked_at = self._cache.of_ids(key_ids)
         if not missing:
-            return found
+            return _Found(found, asked_at)
         begun = self._cache.begin()
         asked = dict(await self._keys.find(missing))
         if self._key_source is not None and (elsewhere := [key_id for key_id in missing if key_id not in asked]):
             asked |= await self._key_source.find(elsewhere)
         self._cache.keep(begun, asked.values(), unknown=[key_id for key_id in missing if key_id not in asked])
-        return {**found, **asked}
+        _, now = begun
+        return _Found({**found, **asked}, min(asked_at, now))
+
+
+class _Found(NamedTuple):
+    """Keys, and when the oldest of them was asked for."""
+
+    keys: Mapping[UUID, SubjectKey | None]
+    asked_at: float
 
 
 class _Plan(NamedTuple):
@@ -234,13 +266,15 @@ def _sealed(event: NewEvent, plan: _Plan, keys: Mapping[str, SubjectKey]) -> New
     return replace(event, data=data, metadata=metadata, personal=None)
 
 
-def open_event(event: RecordedEvent, keys: AnyKeys) -> RecordedEvent:
+def open_event(event: RecordedEvent, keys: AnyKeys, *, asked_at: float = -inf) -> RecordedEvent:
     """The event without its seals, and without the metadata that names them; redacted where the key is not among these.
 
+    Args:
+        asked_at: when the keys were asked for; by default too long ago for anybody to keep what they opened.
     Raises:
         SealBroken: a sealed value was altered; names the event.
     """
-    return _with_plan(event, _opening(event), keys) if is_sealed(event) else event
+    return _with_plan(event, _opening(event), keys, asked_at) if is_sealed(event) else event
 
 
 def _opening(event: RecordedEvent) -> OpeningPlan:
@@ -258,18 +292,18 @@ def _opening_or_none(event: RecordedEvent) -> OpeningPlan | None:
         return None
 
 
-def _opened_or_sealed(event: RecordedEvent, plan: OpeningPlan, keys: AnyKeys) -> RecordedEvent:
+def _opened_or_sealed(event: RecordedEvent, plan: OpeningPlan, found: _Found) -> RecordedEvent:
     try:
-        return _with_plan(event, plan, keys)
+        return _with_plan(event, plan, found.keys, found.asked_at)
     except SealBroken as error:
         _log.error("sealed_value_altered", error=str(error))
         return event
 
 
-def _with_plan(event: RecordedEvent, plan: OpeningPlan, keys: AnyKeys) -> RecordedEvent:
+def _with_plan(event: RecordedEvent, plan: OpeningPlan, keys: AnyKeys, asked_at: float) -> RecordedEvent:
     metadata = {name: value for name, value in event.metadata.items() if name != SEALED_FIELDS}
     with _naming(event):
-        return replace(event, data=plan.opened(keys), metadata=metadata)
+        return replace(event, data=plan.opened(keys), metadata=metadata, keys_asked_at=asked_at)
 
 
 @contextmanager

@@ -174,6 +174,10 @@ class OpeningPlan:
         """The keys that are needed."""
         return {value.key_id for value in self.values}
 
+    def is_redacted(self, keys: AnyKeys) -> bool:
+        """Whether a key is not among these."""
+        return any((key := keys.get(key_id)) is None or key.cipher is None for key_id in self.key_ids)
+
     def opened(self, keys: AnyKeys) -> str:
         """The text as it was before it was sealed, redacted where there is no key any more.
 

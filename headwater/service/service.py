@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, TypeAlias, TypeVar, get_args, overload
 from uuid import UUID
 
 from headwater.bus import DeadLetters, HandlerDecorator, Subscriptions
+from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.config import Settings, load_settings
 from headwater.embedded import SHARED_SERVERS
 from headwater.errors import NotFoundError, SchemaError, StoreNotOpen, UsageError
@@ -260,9 +261,9 @@ class Service:
             raise SchemaError(f"{error}. Or let the service write JSON to Kafka: Service({self.name!r}, values='json')") from error
         return encoder
 
-    def new_stream_cache(self) -> StreamCache | None:
+    def new_stream_cache(self, *, clock: Clock = SYSTEM_CLOCK) -> StreamCache | None:
         """What `decide` keeps folded streams in while the service is open, if anything."""
-        return StreamCache(streams_max=self._cached_streams_max) if self._cached_streams_max else None
+        return StreamCache(streams_max=self._cached_streams_max, clock=clock) if self._cached_streams_max else None
 
     # -- using --------------------------------------------------------------------------------------------------------
 
@@ -384,6 +385,7 @@ class Service:
             command_id=command_id,
             snapshots=parts.snapshots,
             cache=parts.stream_cache,
+            personal=parts.personal,
         )
         if decision.result is not None:
             # What a repeated command stored before, maybe in another process, is its caller's own write, too.
@@ -446,7 +448,12 @@ class Service:
         Raises:
             StorageUnavailable: outcome unknown; repeat.
         """
-        return await self.open_parts().personal.forget(subject)
+        parts = self.open_parts()
+        try:
+            return await parts.personal.forget(subject)
+        finally:
+            if parts.stream_cache is not None:
+                parts.stream_cache.clear()
 
     async def replay(self, name: str, *, progress: Callable[[RebuildProgress], None] | None = None) -> RebuildProgress:
         """Rebuild a read model from the log while the old one serves, then switch; resumes an interrupted rebuild.

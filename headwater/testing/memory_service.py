@@ -55,7 +55,7 @@ class MemoryParts:
         self.read_models = MemoryReadModels(self.store, registry)
         self.dead_letters: MemoryDeadLetters = self.effects.dead_letters
         self.snapshots = MemorySnapshotStore()
-        self.stream_cache = service.new_stream_cache()
+        self.stream_cache = service.new_stream_cache(clock=clock)
         self.kafka: str | None = None
 
     def listen(self) -> None:

@@ -315,6 +315,27 @@ async def test_without_keys_nothing_is_passed_on() -> None:
         await personal.seal([GuestArrived(guest_id="g", name="Ada")])
 
 
+async def test_opened_event_says_how_old_its_oldest_key_is() -> None:
+    """Who keeps plain text goes by it: it must not outlive the keys."""
+    clock = FakeClock()
+    personal, _ = new_data(clock=clock)
+    first, second = [
+        recorded(await seal_one(personal, GuestArrived(guest_id=guest_id, name="Ada", host_id=host_id)))
+        for guest_id, host_id in (("g", 7), ("h", 8))
+    ]
+    clear = recorded(NewEvent.of(RoomCleaned(room="12")))
+    await personal.close()
+    await clock.advance(1)
+    assert (await personal.open([first]))[0].keys_asked_at == 1
+    await clock.advance(2)
+    assert [event.keys_asked_at for event in await personal.open([second, clear])] == [3, None]
+    assert [event.keys_asked_at for event in await personal.open([first, second])] == [1, 1]
+    opener = await personal.opener([second])
+    assert (opener(second).keys_asked_at, opener(clear).keys_asked_at) == (3, None)
+    await clock.advance(KEY_AGE_SECONDS_MAX - 1)
+    assert [event.keys_asked_at for event in await personal.open([first, second])] == [3, 3], "the older key was asked for anew, later"
+
+
 # -- states ---------------------------------------------------------------------------------------------------------------
 
 
@@ -335,11 +356,14 @@ async def test_a_state_is_sealed_by_the_same_marks() -> None:
     plain = MarkedState(guest_id="g", name="Ada", visits=2)
     text = await personal.seal_state(MarkedState, plain.model_dump_json())
     assert "Ada" not in text
-    assert MarkedState.model_validate_json(await personal.open_state(MarkedState, text)) == plain
+    opened = await personal.open_state(MarkedState, text)
+    assert (MarkedState.model_validate_json(opened.text), opened.is_redacted) == (plain, False)
     unmarked = GuestState(guest_id="g", name="Ada").model_dump_json()
     assert await personal.seal_state(GuestState, unmarked) == unmarked
+    assert await personal.open_state(GuestState, unmarked) == (unmarked, None, False)
     await personal.forget("g")
-    assert MarkedState.model_validate_json(await personal.open_state(MarkedState, text)).name == "[forgotten]"
+    opened = await personal.open_state(MarkedState, text)
+    assert (MarkedState.model_validate_json(opened.text).name, opened.is_redacted) == ("[forgotten]", True)
     with pytest.raises(SubjectForgotten):
         await personal.seal_state(MarkedState, plain.model_dump_json())
     assert personal_fields_of(GuestState) is None

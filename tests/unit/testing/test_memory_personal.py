@@ -7,9 +7,11 @@ from typing import Annotated
 from headwater.bus import Context
 from headwater.messages import Event
 from headwater.personal import Personal
+from headwater.privacy import KEY_AGE_SECONDS_MAX
 from headwater.projections import Projection, on
 from headwater.service import Service
-from headwater.testing import memory_service
+from headwater.testing import FakeClock, memory_service
+from tests.unit.eventstore.members import MEMBER, STREAM, Name, Pay
 
 
 class LetterSent(Event, category="letter"):
@@ -74,3 +76,31 @@ async def test_a_handler_that_is_late_gets_the_redaction_and_goes_on_with_it() -
         assert set(seen) == {"[forgotten]"}
         assert len(seen) == 3
         assert memory.dead_letters == ()
+
+
+async def test_deciding_in_a_service_in_memory_seals_snapshots_and_forgets_its_cache() -> None:
+    service = Service("club", cached_streams_max=10)
+    async with memory_service(service):
+        await service.decide(STREAM, Name("Ada"), MEMBER)
+        assert (await service.decide(STREAM, Pay(), MEMBER)).state.name == "Ada"
+        parts = service.open_parts()
+        assert parts.stream_cache is not None
+        assert len(parts.stream_cache) == 1
+        (snapshot,) = parts.snapshots.snapshots  # type: ignore[attr-defined]
+        assert "headwater:sealed:1:" in snapshot.state
+        await service.forget("ada")
+        assert len(parts.stream_cache) == 0
+        for _ in range(2):
+            assert (await service.decide(STREAM, Pay(), MEMBER)).state.name == "[forgotten]"
+
+
+async def test_what_was_forgotten_elsewhere_is_forgotten_in_the_cache_in_time() -> None:
+    clock, service = FakeClock(), Service("club", cached_streams_max=10)
+    async with memory_service(service, clock=clock):
+        for command in (Name("Ada"), Pay()):
+            await service.decide(STREAM, command, MEMBER)
+        await service.open_parts().personal._keys.forget("ada")
+        await clock.advance(KEY_AGE_SECONDS_MAX)
+        assert (await service.decide(STREAM, Pay(), MEMBER)).state.name == "Ada"
+        await clock.advance(0.001)
+        assert (await service.decide(STREAM, Pay(), MEMBER)).state.name == "[forgotten]"
