@@ -18,8 +18,9 @@ from typing import Any, BinaryIO, Final, NoReturn
 import orjson
 from pydantic import ValidationError
 
+from headwater.checks import METADATA_BYTES_MAX
 from headwater.errors import InvalidEvent, InvalidStreamName, LogFileDamaged
-from headwater.messages import METADATA_BYTES_MAX, check_stream_name
+from headwater.messages import check_stream_name
 from headwater.schemas.file_events import VERSION_MAX, FileEvent, LogFileHeader, checked_type, damaged, event_from_json
 
 LINE_BYTES_MAX: Final = 8 * 1024 * 1024
