@@ -40,6 +40,9 @@ async def supervised(workers: Sequence[Coroutine[Any, Any, None]]) -> AsyncGener
         leaving = True
         supervisor.cancel()
         await asyncio.wait([supervisor])
+        for worker in workers:
+            # One that never began, because the block was left at once.
+            worker.close()
     if not supervisor.cancelled() and (failure := supervisor.exception()) is not None:
         _log.error("worker_failed", error=str(failure), exc_info=failure)
         raise _only_one(failure)

@@ -111,6 +111,7 @@ async def test_command_repeated_while_its_first_call_still_runs_on_the_server(
             await first
         assert await direct.fetchval(SOMEBODY_WAITS_FOR_US), "the first call ended with its connection: the test proves nothing"
         again = [asyncio.create_task(decide(safe, REGISTRY, SUM, STREAM, Add(1, "mine"), command_id=command_id)) for _ in range(2)]
+        # The cut call's statement, and one of the two: the other waits behind it in its own process.
         await eventually(lambda: _waiting(direct, 2))
         if others:
             await safe.append(STREAM, [Added(amount=1, note="other")] * others, expected_version=ANY, connection=direct)
@@ -124,11 +125,8 @@ async def test_command_repeated_while_its_first_call_still_runs_on_the_server(
 
 
 async def _waiting(connection: asyncpg.Connection, count: int) -> bool:
-    return (
-        await connection.fetchval(SOMEBODY_WAITS_FOR_US)
-        + await connection.fetchval("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
-        > count
-    )
+    """Whether so many sessions wait for a lock; in pg_locks, for pg_stat_activity stands still inside a transaction."""
+    return int(await connection.fetchval("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted")) >= count
 
 
 async def test_commands_repeated_until_answered_count_once_whatever_is_killed(postgres_dsn: str) -> None:
