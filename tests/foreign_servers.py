@@ -1,6 +1,6 @@
 """Servers that Headwater does not bring along: an older PostgreSQL, and PgBouncer, as Debian packages them.
 
-Everyday runs skip what the machine lacks, and say so; at full count (`make test-full`) a missing program fails the test.
+They run at full count (`make test-full`), where a missing program fails the test.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ POSTGRES_15 = Path("/usr/lib/postgresql/15/bin")
 START_SECONDS_MAX = 20.0
 
 
+at_full_count = pytest.mark.skipif(not FULL, reason="runs in make test-full: it needs programs of Debian's")
+
+
 def require(program: Path | str | None, package: str) -> Path:
-    """The program's path; skips, or fails at full count, where the machine has none."""
+    """The program's path; fails where the machine has none."""
     if program is not None and (path := Path(program)).exists():
         return path
-    missing = f"this machine has no {package}: apt-get install --no-install-recommends {package}"
-    if FULL:
-        pytest.fail(missing)
-    pytest.skip(missing)
+    pytest.fail(f"this machine has no {package}: apt-get install --no-install-recommends {package}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,15 @@ from headwater.projections import rebuild
 from headwater.projections.postgres import OwnSession
 from headwater.telemetry import configure_logging
 from headwater.testing.conformance import EventStoreConformance
-from tests.foreign_servers import pgbouncer, require
+from tests.foreign_servers import at_full_count, pgbouncer, require
 from tests.integration.eventstore.logs import append, read_positions
 from tests.integration.projections.shop import OrderLines, UnitsOrdered, place, registry
 
 PROGRAM = "/usr/sbin/pgbouncer"
 IGNORING = "ignore_startup_parameters = default_transaction_isolation,tcp_keepalives_idle,tcp_keepalives_interval,tcp_keepalives_count"
 IGNORING += ",tcp_user_timeout,idle_in_transaction_session_timeout"
+
+pytestmark = at_full_count
 
 
 def through(dsn: str, port: int) -> str:

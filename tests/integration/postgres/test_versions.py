@@ -15,7 +15,7 @@ from headwater.postgres import Database, Roles, apply_migrations, apply_roles
 from headwater.projections import rebuild
 from headwater.testing import MigratedDatabases
 from headwater.testing.conformance import EventStoreConformance
-from tests.foreign_servers import POSTGRES_15, OlderPostgres, require
+from tests.foreign_servers import POSTGRES_15, OlderPostgres, at_full_count, require
 from tests.integration.eventstore.logs import append
 from tests.integration.projections.shop import OrderLines, UnitsOrdered, place, registry
 
@@ -34,6 +34,7 @@ def oldest_dsn(oldest_server: MigratedDatabases) -> Iterator[str]:
         yield dsn
 
 
+@at_full_count
 class TestOldestVersion(EventStoreConformance):
     joins_transactions = True
 
@@ -43,12 +44,14 @@ class TestOldestVersion(EventStoreConformance):
             yield database
 
 
+@at_full_count
 async def test_the_oldest_version_is_15(oldest_dsn: str) -> None:
     connection = await asyncpg.connect(oldest_dsn)
     assert connection.get_server_version().major == 15
     await connection.close()
 
 
+@at_full_count
 async def test_read_models_and_roles_on_the_oldest_version(oldest_dsn: str) -> None:
     async with Database(oldest_dsn) as database:
         store = PostgresEventStore(database)
