@@ -1160,6 +1160,8 @@ CREATE INDEX dead_letters_group_name_idx ON headwater.dead_letters USING btree (
 
 CREATE INDEX dead_letters_retrying_idx ON headwater.dead_letters USING btree (group_name, dead_letter_id) WHERE (status = 'retrying'::text);
 
+CREATE INDEX event_tags_global_position_idx ON headwater.event_tags USING btree (global_position);
+
 CREATE INDEX saga_deadlines_due_at_idx ON headwater.saga_deadlines USING btree (due_at) WHERE (NOT is_failed);
 
 CREATE INDEX sagas_status_idx ON headwater.sagas USING btree (status, started_at);

@@ -9,6 +9,9 @@ CREATE TABLE headwater.event_tags (
     CONSTRAINT event_tags_tag_length CHECK (char_length(tag) BETWEEN 1 AND 200)
 );
 
+-- For whoever reads events and wants their tags, too: the export.
+CREATE INDEX event_tags_global_position_idx ON headwater.event_tags (global_position);
+
 DROP FUNCTION headwater.append_events(text, bigint, text[], jsonb[], jsonb[], uuid[]);
 DROP FUNCTION headwater.check_new_events(text, text[], jsonb[], jsonb[], uuid[]);
 DROP FUNCTION headwater.lock_stream(text);
