@@ -241,6 +241,11 @@ class GroupAppender:
             await writer.close()
 
 
+def appender_of(database: Database) -> GroupAppender:
+    """The one appender of a database in this process, however many stores stand over it: its connections are opened once."""
+    return database.companion(GroupAppender, lambda: GroupAppender(database))
+
+
 async def _send(connection: Connection, units: Sequence[Unit]) -> list[list[Outcome]]:
     """One transaction for all; the outcome of each part of each unit."""
     if (lone := _lone_event(units)) is not None:

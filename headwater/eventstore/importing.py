@@ -91,6 +91,7 @@ async def import_events(
 class _Import:
     def __init__(self, connection: Connection, reader: LogFileReader, progress: Callable[[ImportProgress], None], batch_size: int) -> None:
         self._connection, self._reader, self._progress, self._batch_size = connection, reader, progress, batch_size
+        self._ahead: asyncio.Task[list[FileEvent]] | None = None
 
     async def run(self) -> ImportProgress:
         done = ImportProgress(self._reader.header)
@@ -98,16 +99,24 @@ class _Import:
         await self._connection.fetchrow(_PREFER_INDEXES)
         batch = await self._read()
         while batch:
-            # The next batch is read while PostgreSQL works on this one; what is wrong with it is said when this one is stored.
-            ahead = asyncio.create_task(self._read())
             try:
                 async with self._connection.transaction(isolation="read_committed"):
                     done = await self._store(batch, done)
-            finally:
-                await asyncio.gather(ahead, return_exceptions=True)
+            except BaseException:
+                await self._stop_reading()
+                raise
             self._progress(done)
-            batch = ahead.result()
+            batch = await self._next_batch()
         return done
+
+    async def _next_batch(self) -> list[FileEvent]:
+        ahead, self._ahead = self._ahead, None
+        return await ahead if ahead is not None else await self._read()
+
+    async def _stop_reading(self) -> None:
+        if self._ahead is not None:
+            self._ahead.cancel()
+            await asyncio.gather(self._ahead, return_exceptions=True)
 
     async def _read(self) -> list[FileEvent]:
         """The next batch, in slices between which other tasks run. A thread would make every answer of PostgreSQL wait for its turn."""
@@ -165,6 +174,8 @@ class _Import:
             )
             for position, event in zip(positions, fresh, strict=True)
         ]
+        # The next batch is read while PostgreSQL takes this one in; what is wrong with it is said when this one is stored.
+        self._ahead = asyncio.create_task(self._read())
         with _naming_lines(fresh):
             await self._connection.copy_records_to_table(
                 "events", schema_name=log_schema(self._connection), columns=_COLUMNS, records=records

@@ -15,7 +15,7 @@ from headwater.clock import SYSTEM_CLOCK
 from headwater.errors import AppendBlocked, LockTimeout, LogDiverged, StreamNotFound
 from headwater.eventstore.appending import Arrays, Unit, one_part, results, several_parts
 from headwater.eventstore.conditions import AppendCondition, EventQuery, Matching, queries_of, token_of
-from headwater.eventstore.group import GroupAppender
+from headwater.eventstore.group import appender_of
 from headwater.eventstore.selection import EventSelection
 from headwater.eventstore.store import (
     READ_BATCH_SIZE,
@@ -62,7 +62,7 @@ class PostgresEventStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._group = GroupAppender(database)
+        self._group = appender_of(database)
         self._conditional: set[asyncio.Task[tuple[AppendResult, ...]]] = set()
         database.before_closing(self._finish_conditional)
         self._archived_through = 0  # a hint, for which statement to try first

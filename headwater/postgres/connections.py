@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from inspect import isawaitable
 from types import TracebackType
-from typing import Any, Final, Literal, Protocol, Self, TypeAlias, cast
+from typing import Any, Final, Literal, Protocol, Self, TypeAlias, TypeVar, cast
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -51,6 +51,7 @@ class SqlAlchemySession(Protocol):
     async def connection(self) -> Any: ...
 
 
+CompanionT = TypeVar("CompanionT")
 CallerConnection: TypeAlias = "Connection | SqlAlchemyConnection | SqlAlchemySession"
 
 _PACKAGE: Final = "headwater.postgres"
@@ -131,10 +132,17 @@ class Database:
         self.is_pooled_by_transaction: Final = pooling == "transaction"
         """Whether sessions are not ours to keep: no LISTEN, no locks and no settings that outlive a transaction."""
         self._closers: list[Callable[[], Awaitable[None]]] = []
+        self._companions: dict[type, object] = {}
 
     @property
     def is_open(self) -> bool:
         return self._pool is not None
+
+    def companion(self, kind: type[CompanionT], make: Callable[[], CompanionT]) -> CompanionT:
+        """The one object of its kind that goes with this database, made when it is first asked for."""
+        if (known := self._companions.get(kind)) is None:
+            known = self._companions[kind] = make()
+        return cast("CompanionT", known)
 
     def before_closing(self, closer: Callable[[], Awaitable[None]]) -> None:
         """Call this each time before the connections are closed: for what holds connections of its own, and may be used again afterwards."""
