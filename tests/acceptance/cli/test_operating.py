@@ -293,7 +293,7 @@ async def test_projections_are_listed_rebuilt_and_resumed(operator: Operator) ->
 async def test_a_rebuild_under_way_is_seen(operator: Operator) -> None:
     await operator.run("projections", "rebuild", "units_ordered")
     async with operator.database.connection() as connection:
-        await connection.execute("SELECT pg_advisory_lock(18521, hashtext('units_ordered'))")
+        await connection.execute("SELECT pg_advisory_lock(18521, hashtext('headwater.units_ordered'))")
         status = await operator.json("projections", "status", "units_ordered")
         assert status["rebuild"]["is_running"] is True
         await connection.execute("SELECT pg_advisory_unlock_all()")

@@ -197,7 +197,7 @@ async def test_archiving_waits_for_writers_that_looked_for_ids_before(
     )
     await other.execute("SELECT pg_advisory_lock(4711)")
     async with Database(database.dsn, application_name="slow") as slow:
-        late = asyncio.create_task(PostgresEventStore(slow).append("slow-1", [event], expected_version=ANY))
+        late = asyncio.create_task(_append_in_transaction(slow, event))
         await eventually(lambda: _somebody_waits(other))
         await store.append("order-1", [event], expected_version=0)
         await store.close_stream("order-1")
@@ -209,6 +209,11 @@ async def test_archiving_waits_for_writers_that_looked_for_ids_before(
             await late
         assert (await archiving).events_done == 1
     assert [e.event_id for e in await whole_log(store)].count(event.event_id) == 1
+
+
+async def _append_in_transaction(database: Database, event: NewEvent) -> None:
+    async with database.transaction() as connection:
+        await PostgresEventStore(database).append("slow-1", [event], expected_version=ANY, connection=connection)
 
 
 async def run_beside_readers(database: Database, store: PostgresEventStore, seed: int) -> None:

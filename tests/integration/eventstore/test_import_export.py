@@ -187,7 +187,6 @@ async def test_export_that_fails_leaves_no_file_and_none_is_overwritten(
         pytest.param([{}, {}, {"data": "\x00"}], LogFileDamaged, "line 4.*NUL", 4, id="NUL"),
         pytest.param([{}, {}, {"data": "\ud800"}], LogFileDamaged, "line 4", 4, id="half a surrogate pair"),
         pytest.param([{}, {}, {"data": "x" * 1_048_575}], LogFileDamaged, "line 4.*1,048,577 bytes", 4, id="too large"),
-        pytest.param([{}, {}, {"tags": ["a"]}], ImportRefused, "line 4 has tags", 4, id="tags without a table"),
         pytest.param([{}, {}, {"version": "x"}], LogFileDamaged, "line 4 has version", 4, id="malformed"),
     ],
 )
