@@ -8,7 +8,7 @@ import contextlib
 import pytest
 
 from headwater.messages import ANY, AppendResult
-from headwater.postgres import Database, connections, translate_errors
+from headwater.postgres import Database, sessions, translate_errors
 from headwater.testing import check_crash_points, run_crash_point
 from headwater.testing.crash_points import Callers, CrashScenario, Fault
 from headwater.testing.stepping import Moment
@@ -115,7 +115,7 @@ async def test_cancelled_statement_is_not_left_prepared_and_open(postgres_dsn: s
     report = await check_crash_points(ReadsTheHorizon, postgres_dsn)
     points = [point for point in report.points if point.when is Moment.ANSWERED]
     monkeypatch.setattr("headwater.testing.leftovers.GONE_SECONDS", 1.0)
-    monkeypatch.setattr(connections._PooledConnection, "get_reset_query", lambda _: "")
+    monkeypatch.setattr(sessions.PooledConnection, "get_reset_query", lambda _: "")
     with pytest.raises(AssertionError, match="is active since"):
         for each in points:
             await run_crash_point(ReadsTheHorizon(), postgres_dsn, each)
