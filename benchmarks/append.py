@@ -33,8 +33,8 @@ OTHER_CONNECTIONS = 100
 """What pools, observers and administrators hold beside them."""
 
 # What PostgresEventStore itself calls for a lone event, where there is such a function; else what other drivers call.
-HAS_APPEND_ONE = "SELECT to_regprocedure('headwater.append_one(text, bigint, text, jsonb, jsonb, uuid)') IS NOT NULL"
-APPEND_ONE = "SELECT * FROM headwater.append_one($1, $2, $3, $4, $5, $6)"
+HAS_TRY_APPEND_ONE = "SELECT to_regprocedure('headwater.try_append_one(text, bigint, text, jsonb, jsonb, uuid)') IS NOT NULL"
+TRY_APPEND_ONE = "SELECT headwater.try_append_one($1, $2, $3, $4, $5, $6)"
 APPEND_EVENTS = "SELECT * FROM headwater.append_events($1, $2, ARRAY[$3::text], ARRAY[$4::jsonb], ARRAY[$5::jsonb], ARRAY[$6::uuid])"
 
 
@@ -135,7 +135,7 @@ async def _leanest_function(servers: Servers, stack: AsyncExitStack, callers: in
     """In a database of its own: in Headwater's, its rows would be taken for groups of one."""
     database = await stack.enter_async_context(servers.database())
     async with database.connection() as connection:
-        function = APPEND_ONE if await connection.fetchval(HAS_APPEND_ONE) else APPEND_EVENTS
+        function = TRY_APPEND_ONE if await connection.fetchval(HAS_TRY_APPEND_ONE) else APPEND_EVENTS
     return await _through_function(database, stack, callers, function)
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from functools import lru_cache
 from typing import Any, ClassVar, Final, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 from uuid import UUID
 
@@ -64,6 +63,7 @@ SEALED_FIELDS: Final = "headwater_sealed"
 
 _FIRST_WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z0-9]+|[A-Z]+")
 _CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]*")
+_STREAM_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._]*(?:-[^\x00-\x1f\x7f\ud800-\udfff]*)?")
 
 
 class LogPosition(NamedTuple):
@@ -94,13 +94,19 @@ def category_of(stream_name: str) -> str:
     return stream_name.partition("-")[0]
 
 
-@lru_cache(maxsize=65_536)
 def check_stream_name(stream_name: str) -> str:
     """Return the name, if it may name a stream.
 
     Raises:
         InvalidStreamName: empty, too long, with control characters, or with a category that cannot name a Kafka topic.
     """
+    if (
+        _is_text(stream_name)
+        and len(stream_name) <= STREAM_NAME_CHARACTERS_MAX
+        and _STREAM_NAME.fullmatch(stream_name)
+        and len(category_of(stream_name)) <= CATEGORY_CHARACTERS_MAX
+    ):
+        return stream_name
     if not _is_text(stream_name):
         raise InvalidStreamName(f"a stream name is text, not {type(stream_name).__name__}; name streams 'category-id', like 'order-1'")
     if not stream_name:
@@ -389,6 +395,7 @@ def prepare(events: Iterable[Event | NewEvent], *, stream_name: str) -> list[New
     check_stream_name(stream_name)
     category = category_of(stream_name)
     prepared = [_as_new_event(event) for event in _several(events)]
+    characters = 0
     if not 1 <= len(prepared) <= EVENTS_PER_APPEND_MAX:
         raise InvalidEvent(f"an append carries 1 to {EVENTS_PER_APPEND_MAX} events, not {len(prepared)}")
     for event in prepared:
@@ -406,7 +413,8 @@ def prepare(events: Iterable[Event | NewEvent], *, stream_name: str) -> list[New
                 f"{event.type} has personal fields ({', '.join(event.personal.by_name)}), which this store would keep unencrypted; append it through "
                 "service.store, or through PersonalEventStore(store, personal_data)"
             )
-    if (characters := sum(len(event.data) for event in prepared)) > APPEND_CHARACTERS_MAX:
+        characters += len(event.data)
+    if characters > APPEND_CHARACTERS_MAX:
         raise InvalidEvent(
             f"the append carries {characters:,} characters of JSON; at most {APPEND_CHARACTERS_MAX:,} are allowed: divide it"
         )
@@ -415,6 +423,8 @@ def prepare(events: Iterable[Event | NewEvent], *, stream_name: str) -> list[New
 
 def _several(events: object) -> Iterable[object]:
     """What was given as events, if it is several; a pydantic model can be iterated, too, and would come apart into its fields."""
+    if isinstance(events, (list, tuple)):
+        return cast("Iterable[object]", events)
     kind = type(events).__name__
     if isinstance(events, (Event, NewEvent, str, bytes, Mapping)) or not isinstance(events, Iterable):
         raise UsageError(f"append takes a list of events, not {kind}; write [event]")

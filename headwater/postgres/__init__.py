@@ -14,7 +14,7 @@ from headwater.postgres.connections import (
     Pooling,
     driver_connection,
 )
-from headwater.postgres.errors import translate_data_errors, translate_errors
+from headwater.postgres.errors import translate, translate_data_errors, translate_errors
 from headwater.postgres.migrations import (
     Migration,
     MigrationStatus,
@@ -51,6 +51,7 @@ __all__ = [
     "roles_script",
     "sql_file",
     "topic_prefix",
+    "translate",
     "translate_data_errors",
     "translate_errors",
 ]

@@ -99,53 +99,6 @@ CREATE FUNCTION headwater.append_lock_namespace() RETURNS bigint
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$ SELECT 18519::bigint $$;
 
-CREATE FUNCTION headwater.append_one(stream_name text, expected_version bigint, type text, data jsonb, metadata jsonb, event_id uuid, OUT outcome text, OUT version bigint, OUT global_position bigint, OUT found_id uuid) RETURNS record
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET lock_timeout TO '20ms'
-    SET enable_seqscan TO 'off'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off'
-    SET plan_cache_mode TO 'force_generic_plan'
-    AS $$
-DECLARE
-    this_stream bigint;
-    is_open     boolean;
-    is_repeated boolean;
-BEGIN
-    IF headwater.is_stream_name(append_one.stream_name) AND headwater.is_event(append_one.type, append_one.data, append_one.metadata)
-       AND append_one.event_id IS NOT NULL AND current_setting('synchronous_commit') <> 'off'
-       AND pg_try_advisory_xact_lock_shared(headwater.append_lock_namespace()::integer, headwater.scope_of('all', ''))
-       AND pg_try_advisory_xact_lock_shared(headwater.append_lock_namespace()::integer, headwater.scope_of('type', append_one.type))
-    THEN
-        SELECT s.stream_id, s.closed_at IS NULL INTO this_stream, is_open FROM headwater.streams AS s WHERE s.stream_name = append_one.stream_name FOR NO KEY UPDATE SKIP LOCKED;
-        IF this_stream IS NULL THEN
-            is_open := true;
-            INSERT INTO headwater.streams AS s (stream_name) VALUES (append_one.stream_name)
-                ON CONFLICT ON CONSTRAINT streams_stream_name_key DO NOTHING
-                RETURNING s.stream_id INTO this_stream;
-        END IF;
-        SELECT EXISTS (SELECT FROM headwater.events AS e WHERE e.event_id = append_one.event_id)
-                   OR EXISTS (SELECT FROM headwater.archived_events AS e WHERE e.event_id = append_one.event_id),
-               (SELECT coalesce(max(e.version), 0) FROM headwater.events AS e WHERE e.stream_id = this_stream)
-          INTO is_repeated, version;
-        IF is_open AND this_stream IS NOT NULL AND NOT is_repeated AND (expected_version = version OR expected_version IS NULL OR expected_version = -1 AND version > 0) THEN
-            PERFORM pg_advisory_xact_lock_shared((headwater.append_lock_namespace() << 48) | (s.last_value - (NOT s.is_called)::int))
-               FROM headwater.global_position_seq AS s;
-            INSERT INTO headwater.events AS e (global_position, stream_id, version, type, data, metadata, event_id, recorded_at)
-            VALUES (nextval('headwater.global_position_seq'), this_stream, append_one.version + 1, append_one.type, append_one.data, append_one.metadata,
-                    append_one.event_id, clock_timestamp())
-            RETURNING 'stored', e.version, e.global_position INTO outcome, version, global_position;
-            RETURN;
-        END IF;
-    END IF;
-    SELECT p.outcomes[1], p.versions[1], p.positions[1], p.found_ids[1]
-      INTO outcome, version, global_position, found_id
-      FROM headwater.append_parts(ARRAY[append_one.stream_name], '{1}', '{1}', ARRAY[append_one.expected_version], '{1}', ARRAY[append_one.type],
-                                  ARRAY[append_one.data], ARRAY[append_one.metadata], ARRAY[append_one.event_id], NULL, NULL, false) AS p;
-END
-$$;
-
 CREATE FUNCTION headwater.append_parts(stream_names text[], part_units integer[], part_streams integer[], expected_versions bigint[], event_counts integer[], types text[], data jsonb[], metadata jsonb[], event_ids uuid[], tag_events integer[], tags text[], may_wait boolean, OUT outcomes text[], OUT versions bigint[], OUT positions bigint[], OUT found_ids uuid[]) RETURNS record
     LANGUAGE plpgsql
     AS $$
@@ -492,11 +445,17 @@ CREATE FUNCTION headwater.is_event(type text, data jsonb, metadata jsonb) RETURN
        AND octet_length(metadata::text) <= 16384
 $_$;
 
+CREATE FUNCTION headwater.is_event_of_good_type(data jsonb, metadata jsonb) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $_$
+    SELECT octet_length(data::text) <= 1048576 AND jsonb_typeof(metadata) = 'object' AND NOT jsonb_path_exists(metadata, '$.* ? (@.type() != "string")')
+       AND (pg_column_size(metadata) <= 2000 OR octet_length(metadata::text) <= 16384)
+$_$;
+
 CREATE FUNCTION headwater.is_stream_name(name text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $_$
-    SELECT char_length(name) BETWEEN 1 AND 500 AND name !~ '[\x01-\x1f\x7f]'
-       AND name ~ '^[A-Za-z0-9][A-Za-z0-9._]*(-|$)' AND char_length(split_part(name, '-', 1)) <= 200
+    SELECT name ~ '^[A-Za-z0-9][A-Za-z0-9._]*(-[^\x01-\x1f\x7f]*)?$' AND char_length(name) <= 500 AND strpos(name || '-', '-') <= 201
 $_$;
 
 CREATE FUNCTION headwater.lock_streams(stream_names text[], may_wait boolean) RETURNS bigint[]
@@ -767,6 +726,158 @@ BEGIN
       FROM headwater.global_position_seq AS s;
     PERFORM pg_advisory_xact_lock_shared((headwater.append_lock_namespace() << 48) | last_drawn);
     PERFORM set_config('headwater.append_lock', this_transaction, true);
+END
+$$;
+
+CREATE FUNCTION headwater.try_append_many(stream_names text[], expected_versions bigint[], event_counts bigint[], types text[], data jsonb[], metadata jsonb[], event_ids uuid[], OUT versions bigint[], OUT positions bigint[]) RETURNS record
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '20ms'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+DECLARE
+    is_usual       boolean;
+    stream_ids     bigint[];
+    missing        text[];
+    created        bigint[];
+    event_versions bigint[];
+BEGIN
+    SELECT bool_and(t.is_good AND pg_try_advisory_xact_lock_shared(headwater.append_lock_namespace()::integer, t.scope))
+           AND NOT EXISTS (SELECT FROM headwater.archived_events AS e WHERE e.event_id = ANY (event_ids))
+      INTO is_usual
+      FROM (SELECT headwater.scope_of('type', u.type) AS scope, char_length(u.type) BETWEEN 1 AND 200 AND u.type !~ '[\x01-\x1f\x7f]' AS is_good
+              FROM (SELECT DISTINCT u.type FROM unnest(types) AS u(type)) AS u
+             UNION ALL
+            SELECT headwater.scope_of('all', ''), true) AS t;
+    IF is_usual IS NOT TRUE OR current_setting('synchronous_commit') = 'off' THEN
+        RETURN;
+    END IF;
+
+    IF 0 = ALL (expected_versions) THEN
+        versions := event_counts;
+        missing := stream_names;
+    ELSE
+        SELECT array_agg(s.stream_id ORDER BY n.ordinal),
+               array_agg(CASE WHEN s.stream_id IS NULL THEN CASE WHEN coalesce(n.expected, 0) = 0 THEN n.event_count END
+                              WHEN s.closed_at IS NULL AND (n.expected = s.version OR n.expected IS NULL OR n.expected = -1 AND s.version > 0)
+                              THEN s.version + n.event_count END
+                         ORDER BY n.ordinal),
+               array_agg(n.stream_name ORDER BY n.ordinal) FILTER (WHERE s.stream_id IS NULL AND coalesce(n.expected, 0) = 0)
+          INTO stream_ids, versions, missing
+          FROM unnest(stream_names, expected_versions, event_counts) WITH ORDINALITY AS n(stream_name, expected, event_count, ordinal)
+          LEFT JOIN LATERAL (
+                   SELECT s.stream_id, s.closed_at, (SELECT coalesce(max(e.version), 0) FROM headwater.events AS e WHERE e.stream_id = s.stream_id) AS version
+                     FROM headwater.streams AS s
+                    WHERE s.stream_name = n.stream_name
+                      FOR NO KEY UPDATE SKIP LOCKED
+               ) AS s ON true;
+    END IF;
+
+    BEGIN
+        PERFORM pg_advisory_xact_lock_shared((headwater.append_lock_namespace() << 48) | coalesce(pg_sequence_last_value('headwater.global_position_seq'), 0));
+        IF missing IS NOT NULL THEN
+            WITH created AS (
+                INSERT INTO headwater.streams AS s (stream_name)
+                SELECT m.name FROM unnest(missing) AS m(name) WHERE headwater.is_stream_name(m.name)
+                RETURNING s.stream_id
+            )
+            SELECT array_agg(c.stream_id ORDER BY c.stream_id)
+              INTO created
+              FROM created AS c;
+            IF cardinality(created) IS DISTINCT FROM cardinality(missing) THEN
+                RAISE unique_violation;  -- a name is refused: append_group says why
+            ELSIF cardinality(created) = cardinality(stream_names) THEN
+                stream_ids := created;
+            ELSE
+                SELECT array_agg(CASE WHEN n.is_missing THEN created[n.rank] ELSE n.stream_id END ORDER BY n.ordinal)
+                  INTO stream_ids
+                  FROM (SELECT m.stream_id, m.ordinal, m.stream_id IS NULL AND m.version IS NOT NULL AS is_missing,
+                               count(*) FILTER (WHERE m.stream_id IS NULL AND m.version IS NOT NULL) OVER (ORDER BY m.ordinal) AS rank
+                          FROM unnest(stream_ids, versions) WITH ORDINALITY AS m(stream_id, version, ordinal)) AS n;
+            END IF;
+        END IF;
+
+        event_versions := versions;
+        IF NOT 1 = ALL (event_counts) THEN
+            SELECT array_agg(n.stream_id ORDER BY n.ordinal, k.number), array_agg(n.version - n.event_count + k.number ORDER BY n.ordinal, k.number)
+              INTO stream_ids, event_versions
+              FROM unnest(stream_ids, versions, event_counts) WITH ORDINALITY AS n(stream_id, version, event_count, ordinal),
+                   generate_series(1, n.event_count) AS k(number);
+        END IF;
+        IF cardinality(event_versions) IS DISTINCT FROM cardinality(types) THEN
+            RAISE unique_violation;  -- append_group says what is wrong with the counts
+        END IF;
+
+        WITH appended AS (
+            INSERT INTO headwater.events AS e (global_position, stream_id, version, type, data, metadata, event_id, recorded_at)
+            SELECT nextval('headwater.global_position_seq'), n.stream_id, n.version, n.type, n.data, n.metadata, n.event_id, clock_timestamp()
+              FROM unnest(stream_ids, event_versions, types, try_append_many.data, try_append_many.metadata, event_ids)
+                   AS n(stream_id, version, type, data, metadata, event_id)
+             WHERE n.version IS NOT NULL
+               AND CASE WHEN headwater.is_event_of_good_type(n.data, n.metadata) AND n.event_id IS NOT NULL THEN true
+                        ELSE headwater.check_event(n.type, n.data, n.metadata, n.event_id) END
+            RETURNING e.global_position
+        )
+        SELECT array_agg(appended.global_position ORDER BY appended.global_position)
+          INTO positions
+          FROM appended;
+    EXCEPTION WHEN unique_violation OR lock_not_available THEN
+        versions := NULL;
+        positions := NULL;
+    END;
+END
+$$;
+
+CREATE FUNCTION headwater.try_append_one(stream_name text, expected_version bigint, type text, data jsonb, metadata jsonb, event_id uuid) RETURNS bigint[]
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '20ms'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+DECLARE
+    this_stream     bigint;
+    version         bigint := 0;
+    global_position bigint;
+BEGIN
+    IF (headwater.is_event(try_append_one.type, try_append_one.data, try_append_one.metadata) AND try_append_one.event_id IS NOT NULL
+        AND current_setting('synchronous_commit') <> 'off'
+        AND pg_try_advisory_xact_lock_shared(headwater.append_lock_namespace()::integer, headwater.scope_of('all', ''))
+        AND pg_try_advisory_xact_lock_shared(headwater.append_lock_namespace()::integer, headwater.scope_of('type', try_append_one.type))) IS NOT TRUE
+    THEN
+        RETURN NULL;
+    END IF;
+    IF expected_version = 0 THEN
+        INSERT INTO headwater.streams AS s (stream_name)
+        SELECT try_append_one.stream_name
+         WHERE headwater.is_stream_name(try_append_one.stream_name)
+           AND NOT EXISTS (SELECT FROM headwater.archived_events AS e WHERE e.event_id = try_append_one.event_id)
+            ON CONFLICT ON CONSTRAINT streams_stream_name_key DO NOTHING
+        RETURNING s.stream_id INTO this_stream;
+    ELSE
+        SELECT s.stream_id, (SELECT coalesce(max(e.version), 0) FROM headwater.events AS e WHERE e.stream_id = s.stream_id)
+          INTO this_stream, version
+          FROM headwater.streams AS s
+         WHERE s.stream_name = try_append_one.stream_name
+           AND s.closed_at IS NULL
+           AND NOT EXISTS (SELECT FROM headwater.events AS e WHERE e.event_id = try_append_one.event_id)
+           AND NOT EXISTS (SELECT FROM headwater.archived_events AS e WHERE e.event_id = try_append_one.event_id)
+           FOR NO KEY UPDATE SKIP LOCKED;
+    END IF;
+    IF this_stream IS NULL OR NOT (expected_version = version OR expected_version IS NULL OR expected_version = -1 AND version > 0) THEN
+        RETURN NULL;
+    END IF;
+    PERFORM pg_advisory_xact_lock_shared((headwater.append_lock_namespace() << 48) | coalesce(pg_sequence_last_value('headwater.global_position_seq'), 0));
+    INSERT INTO headwater.events AS e (global_position, stream_id, version, type, data, metadata, event_id, recorded_at)
+    VALUES (nextval('headwater.global_position_seq'), this_stream, version + 1, try_append_one.type, try_append_one.data, try_append_one.metadata,
+            try_append_one.event_id, clock_timestamp())
+    RETURNING e.global_position INTO global_position;
+    RETURN ARRAY[version + 1, global_position];
 END
 $$;
 

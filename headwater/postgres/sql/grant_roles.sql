@@ -15,7 +15,7 @@ GRANT EXECUTE ON FUNCTION
     headwater.read_horizon, headwater.append_lock_namespace, headwater.open_log, headwater.matching_positions
     TO {writer}, {reader};
 GRANT EXECUTE ON FUNCTION
-    headwater.append_events, headwater.append_one, headwater.append_group, headwater.append_unit, headwater.append_conditionally,
+    headwater.append_events, headwater.try_append_one, headwater.try_append_many, headwater.append_group, headwater.append_unit, headwater.append_conditionally,
     headwater.close_stream
     TO {writer};
 
@@ -41,7 +41,7 @@ GRANT SELECT ON headwater.migrations, headwater.roles TO {writer}, {reader};
 -- The owner's alone: what the functions above are made of, and the sequences of identity columns.
 REVOKE ALL ON FUNCTION
     headwater.append_parts, headwater.check_event, headwater.check_parts, headwater.claim_lock_namespace, headwater.create_streams,
-    headwater.find_repeated, headwater.is_event, headwater.is_stream_name, headwater.lock_streams, headwater.meets_scopes, headwater.raise_outcome,
+    headwater.find_repeated, headwater.is_event, headwater.is_event_of_good_type, headwater.is_stream_name, headwater.lock_streams, headwater.meets_scopes, headwater.raise_outcome,
     headwater.scope_of, headwater.server_identity, headwater.share_scopes, headwater.take_append_lock
     FROM PUBLIC, {writer}, {reader};
 REVOKE ALL ON SEQUENCE headwater.streams_stream_id_seq, headwater.dead_letters_dead_letter_id_seq FROM PUBLIC, {writer}, {reader};

@@ -226,7 +226,8 @@ async def run_beside_readers(database: Database, store: PostgresEventStore, seed
     replays = 0
 
     async def write() -> None:
-        while not done.is_set():
+        # No more than so many: a replay of small pages ends only once nothing is appended faster than it reads.
+        for _ in range(300):
             await append(store, stream_name=f"order-{chance.choice(range(1, STREAMS, 2))}", count=chance.randint(1, 3))
 
     async def replay(page: int) -> None:

@@ -107,9 +107,9 @@ async def _append_in_own_transaction(store: PostgresEventStore, database: Databa
 
 async def test_updated_stream_row_leaves_a_dead_one_with_every_append(store: PostgresEventStore, other: asyncpg.Connection) -> None:
     """Rule 6: under a foreign snapshot they pile up, and each append steps over all of them."""
-    append_one = await other.fetchval("SELECT pg_get_functiondef('headwater.append_one'::regproc)")
-    update = "UPDATE headwater.streams AS s SET stream_name = s.stream_name WHERE s.stream_name = append_one.stream_name;"
-    await other.execute(append_one.replace("BEGIN\n", f"BEGIN\n {update}\n", 1))
+    try_append_one = await other.fetchval("SELECT pg_get_functiondef('headwater.try_append_one'::regproc)")
+    update = "UPDATE headwater.streams AS s SET stream_name = s.stream_name WHERE s.stream_name = try_append_one.stream_name;"
+    await other.execute(try_append_one.replace("BEGIN\n", f"BEGIN\n {update}\n", 1))
     places = set()
     for _ in range(5):
         await append(store)
