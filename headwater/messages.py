@@ -63,7 +63,7 @@ SEALED_FIELDS: Final = "headwater_sealed"
 
 _FIRST_WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z0-9]+|[A-Z]+")
 _CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]*")
-_STREAM_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._]*(?:-[^\x00-\x1f\x7f\ud800-\udfff]*)?")
+_STREAM_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._]{0,199}(?:-[^\x00-\x1f\x7f\ud800-\udfff]*)?")
 
 
 class LogPosition(NamedTuple):
@@ -100,13 +100,8 @@ def check_stream_name(stream_name: str) -> str:
     Raises:
         InvalidStreamName: empty, too long, with control characters, or with a category that cannot name a Kafka topic.
     """
-    if (
-        _is_text(stream_name)
-        and len(stream_name) <= STREAM_NAME_CHARACTERS_MAX
-        and _STREAM_NAME.fullmatch(stream_name)
-        and len(category_of(stream_name)) <= CATEGORY_CHARACTERS_MAX
-    ):
-        return stream_name
+    if _is_text(stream_name) and len(stream_name) <= STREAM_NAME_CHARACTERS_MAX and _STREAM_NAME.fullmatch(stream_name):
+        return stream_name  # as nearly always
     if not _is_text(stream_name):
         raise InvalidStreamName(f"a stream name is text, not {type(stream_name).__name__}; name streams 'category-id', like 'order-1'")
     if not stream_name:
@@ -351,7 +346,7 @@ class NewEvent:
             encoded = event.__pydantic_serializer__.to_json(event)
         except (PydanticSerializationError, UnicodeEncodeError) as error:
             raise InvalidEvent(f"{event.event_type} cannot be written as JSON: {error}") from None
-        if b"\\u0000" in encoded and has_nul(encoded.decode()):
+        if b"\\" in encoded and b"\\u0000" in encoded and has_nul(encoded.decode()):
             raise InvalidEvent(
                 f"{event.event_type} has a NUL character (U+0000) in {field_with_nul(event, event.event_type)}; "
                 "PostgreSQL cannot store it in text: remove it, or use bytes"
@@ -363,13 +358,13 @@ class NewEvent:
             )
         event_id = event_id or uuid7()
         return cls(
-            type=event.event_type,
-            data=encoded.decode(),
-            category=event.event_category,
-            event_id=event_id,
-            metadata=with_correlation(metadata or {}, event_id),
-            tags=event.event_tags(),
-            personal=personal_fields_of(type(event)) if event.event_type in _maybe_personal else None,
+            event.event_type,
+            encoded.decode(),
+            event.event_category,
+            event_id,
+            with_correlation(metadata or {}, event_id),
+            event.event_tags(),
+            personal_fields_of(type(event)) if event.event_type in _maybe_personal else None,
         )
 
 
@@ -392,8 +387,7 @@ def prepare(events: Iterable[Event | NewEvent], *, stream_name: str) -> list[New
         InvalidStreamName: the name breaks a limit.
         UsageError: an event's class belongs to another category than the stream.
     """
-    check_stream_name(stream_name)
-    category = category_of(stream_name)
+    category = category_of(check_stream_name(stream_name))
     prepared = [_as_new_event(event) for event in _several(events)]
     characters = 0
     if not 1 <= len(prepared) <= EVENTS_PER_APPEND_MAX:
@@ -468,8 +462,7 @@ class RecordedEvent:
         return self.metadata.get(CORRELATION_ID) or str(self.event_id)
 
 
-@dataclass(frozen=True, slots=True)
-class AppendResult:
+class AppendResult(NamedTuple):
     """Where an append ended: version and position of its last event."""
 
     stream_name: str

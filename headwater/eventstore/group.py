@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from itertools import islice
 from typing import Final
 from uuid import UUID
 
+from headwater.clock import SYSTEM_CLOCK
 from headwater.errors import StorageUnavailable, StoreNotOpen
 from headwater.eventstore.appending import Unit
 from headwater.eventstore.slow_lane import SlowLane
@@ -49,7 +51,8 @@ class GroupAppender:
         self._database = database
         self._slow_lane = SlowLane(database)
         self._waiting: deque[Ticket] = deque()
-        self._room = asyncio.Semaphore(UNITS_WAITING_MAX)
+        self._crowd: deque[asyncio.Future[None]] = deque()
+        """Callers who are not let in yet."""
         self._free = [Writer(database) for _ in range(WRITERS)]
         self._flights: set[asyncio.Task[None]] = set()
         self._busy_streams: set[str] = set()
@@ -57,8 +60,8 @@ class GroupAppender:
         self._is_departing = False
         database.before_closing(self._close)
 
-    async def append(self, unit: Unit) -> tuple[AppendResult, ...]:
-        """Store the unit's parts, all or none; returns where each ended.
+    def append(self, unit: Unit) -> Awaitable[tuple[AppendResult, ...]]:
+        """Store the unit's parts, all or none; awaiting it returns where each ended.
 
         Raises:
             WrongExpectedVersion, DuplicateEvent: nothing was stored.
@@ -68,12 +71,22 @@ class GroupAppender:
         """
         if not self._database.is_open:
             raise StoreNotOpen("the database is not open; use it inside `async with`")
-        await self._room.acquire()
+        if self._crowd or len(self._waiting) >= UNITS_WAITING_MAX:
+            return self._append_from_crowd(unit)
+        return self._let_in(unit)
+
+    def _let_in(self, unit: Unit) -> asyncio.Future[tuple[AppendResult, ...]]:
         ticket = Ticket(unit, asyncio.get_running_loop().create_future())
         self._waiting.append(ticket)
         if self._free and not self._is_departing:
             self._depart()
-        return await ticket.landed
+        return ticket.landed
+
+    async def _append_from_crowd(self, unit: Unit) -> tuple[AppendResult, ...]:
+        place = asyncio.get_running_loop().create_future()
+        self._crowd.append(place)
+        await place
+        return await self._let_in(unit)
 
     # -- who flies ----------------------------------------------------------------------------------------------------
 
@@ -93,12 +106,13 @@ class GroupAppender:
                 self._depart()
             await self._write(writer, group)
             # Those who have just landed may come along again.
-            await asyncio.sleep(0)
+            await SYSTEM_CLOCK.sleep(0)
         self._free.append(writer)
 
     def _land(self, flight: asyncio.Task[None], writer: Writer) -> None:
         self._flights.discard(flight)
-        if writer not in self._free:  # somebody ended the task, perhaps before it began
+        if flight.cancelled() or flight.exception() is not None:
+            # Broken off, perhaps before it began.
             self._free.append(writer)
             self._is_departing = False
             if self._waiting:
@@ -109,9 +123,45 @@ class GroupAppender:
         share = len(self._waiting)
         if share >= GROUP_SHARED_MIN:
             share = -(-share // (1 + len(self._free)))
+        group = self._next_unhindered(share)
+        if group is None:
+            group = self._next_one_by_one(share)
+        for ticket in group:
+            self._busy_streams.update(ticket.stream_names)
+            self._busy_ids.update(ticket.event_ids)
+        self._admit(UNITS_WAITING_MAX - len(self._waiting))
+        return group
+
+    def _admit(self, caller_count: int) -> None:
+        while self._crowd and caller_count > 0:
+            place = self._crowd.popleft()
+            if not place.done():
+                place.set_result(None)
+                caller_count -= 1
+
+    def _next_unhindered(self, share: int) -> list[Ticket] | None:
+        """The first so many, if nothing keeps any of them."""
+        group = list(islice(self._waiting, share))
+        event_ids = [event_id for ticket in group for event_id in ticket.event_ids]
+        if (
+            self._slow_lane.is_empty
+            and not any(ticket.is_settled for ticket in group)
+            and len(event_ids) <= GROUP_EVENTS_MAX
+            and sum([ticket.characters for ticket in group]) <= GROUP_CHARACTERS_MAX
+            and len(set(event_ids)) == len(event_ids)
+            and self._busy_ids.isdisjoint(event_ids)
+            and self._busy_streams.isdisjoint([name for ticket in group for name in ticket.stream_names])
+        ):
+            for _ in group:
+                self._waiting.popleft()
+            return group
+        return None
+
+    def _next_one_by_one(self, share: int) -> list[Ticket]:
         group: list[Ticket] = []
         held: list[Ticket] = []
         held_streams: set[str] = set()
+        event_ids: set[UUID] = set()
         event_count = characters = 0
         while self._waiting and len(group) < share:
             ticket = self._waiting[0]
@@ -120,24 +170,20 @@ class GroupAppender:
                 break
             self._waiting.popleft()
             if ticket.is_settled:
-                self._leave_room(ticket)
-            elif self._slow_lane.holds(ticket.unit):
-                self._take_slow(ticket)
-            elif not (
-                self._busy_streams.isdisjoint(ticket.stream_names)
-                and held_streams.isdisjoint(ticket.stream_names)
-                and self._busy_ids.isdisjoint(ticket.event_ids)
-            ):
+                continue
+            if self._slow_lane.holds(ticket.unit):
+                self._slow_lane.take(ticket.unit, ticket.landed)
+            elif self._is_busy(ticket) or not (held_streams.isdisjoint(ticket.stream_names) and event_ids.isdisjoint(ticket.event_ids)):
                 held.append(ticket)
                 held_streams.update(ticket.stream_names)
             else:
                 group.append(ticket)
-                self._busy_ids.update(ticket.event_ids)
-                self._leave_room(ticket)
+                event_ids.update(ticket.event_ids)
         self._waiting.extendleft(reversed(held))
-        for ticket in group:
-            self._busy_streams.update(ticket.stream_names)
         return group
+
+    def _is_busy(self, ticket: Ticket) -> bool:
+        return not (self._busy_streams.isdisjoint(ticket.stream_names) and self._busy_ids.isdisjoint(ticket.event_ids))
 
     # -- flying -------------------------------------------------------------------------------------------------------
 
@@ -169,19 +215,11 @@ class GroupAppender:
                 self._slow_lane.take(ticket.unit, ticket.landed)
         self._waiting.extendleft(reversed(again))
 
-    def _leave_room(self, ticket: Ticket) -> None:
-        if not ticket.attempts:  # else it left when it flew first
-            self._room.release()
-
-    def _take_slow(self, ticket: Ticket) -> None:
-        self._leave_room(ticket)
-        self._slow_lane.take(ticket.unit, ticket.landed)
-
     async def _close(self) -> None:
         """Let what is in flight land, then close the connections; who still waits is told."""
         waiting, self._waiting = list(self._waiting), deque()
+        self._admit(len(self._crowd))  # to hear the same
         for ticket in waiting:
-            self._leave_room(ticket)
             ticket.settle(StoreNotOpen("the database was closed before the append began; nothing was stored"))
         while self._flights:  # what was blocked in one flight may leave with another
             await asyncio.gather(*self._flights, return_exceptions=True)

@@ -40,6 +40,10 @@ class SlowLane:
         """The last unit here that goes to a stream."""
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def is_empty(self) -> bool:
+        return not self._last
+
     def holds(self, unit: Unit) -> bool:
         """Whether an earlier append to one of the unit's streams waits here."""
         return bool(self._last) and any(part.stream_name in self._last for part in unit)

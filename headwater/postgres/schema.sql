@@ -446,7 +446,7 @@ CREATE FUNCTION headwater.is_event(type text, data jsonb, metadata jsonb) RETURN
 $_$;
 
 CREATE FUNCTION headwater.is_event_of_good_type(data jsonb, metadata jsonb) RETURNS boolean
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    LANGUAGE sql STABLE PARALLEL SAFE
     AS $_$
     SELECT octet_length(data::text) <= 1048576 AND jsonb_typeof(metadata) = 'object' AND NOT jsonb_path_exists(metadata, '$.* ? (@.type() != "string")')
        AND (pg_column_size(metadata) <= 2000 OR octet_length(metadata::text) <= 16384)
@@ -746,7 +746,8 @@ DECLARE
     event_versions bigint[];
 BEGIN
     SELECT bool_and(t.is_good AND pg_try_advisory_xact_lock_shared(headwater.append_lock_namespace()::integer, t.scope))
-           AND NOT EXISTS (SELECT FROM headwater.archived_events AS e WHERE e.event_id = ANY (event_ids))
+           AND NOT (EXISTS (SELECT FROM headwater.archived_events)
+                    AND EXISTS (SELECT FROM headwater.archived_events AS e WHERE e.event_id = ANY (event_ids)))
       INTO is_usual
       FROM (SELECT headwater.scope_of('type', u.type) AS scope, char_length(u.type) BETWEEN 1 AND 200 AND u.type !~ '[\x01-\x1f\x7f]' AS is_good
               FROM (SELECT DISTINCT u.type FROM unnest(types) AS u(type)) AS u
@@ -757,13 +758,13 @@ BEGIN
     END IF;
 
     IF 0 = ALL (expected_versions) THEN
-        versions := event_counts;
+        versions := coalesce(event_counts, array_fill(1::bigint, ARRAY[cardinality(stream_names)]));
         missing := stream_names;
     ELSE
         SELECT array_agg(s.stream_id ORDER BY n.ordinal),
-               array_agg(CASE WHEN s.stream_id IS NULL THEN CASE WHEN coalesce(n.expected, 0) = 0 THEN n.event_count END
+               array_agg(CASE WHEN s.stream_id IS NULL THEN CASE WHEN coalesce(n.expected, 0) = 0 THEN coalesce(n.event_count, 1) END
                               WHEN s.closed_at IS NULL AND (n.expected = s.version OR n.expected IS NULL OR n.expected = -1 AND s.version > 0)
-                              THEN s.version + n.event_count END
+                              THEN s.version + coalesce(n.event_count, 1) END
                          ORDER BY n.ordinal),
                array_agg(n.stream_name ORDER BY n.ordinal) FILTER (WHERE s.stream_id IS NULL AND coalesce(n.expected, 0) = 0)
           INTO stream_ids, versions, missing
@@ -801,7 +802,7 @@ BEGIN
         END IF;
 
         event_versions := versions;
-        IF NOT 1 = ALL (event_counts) THEN
+        IF event_counts IS NOT NULL THEN
             SELECT array_agg(n.stream_id ORDER BY n.ordinal, k.number), array_agg(n.version - n.event_count + k.number ORDER BY n.ordinal, k.number)
               INTO stream_ids, event_versions
               FROM unnest(stream_ids, versions, event_counts) WITH ORDINALITY AS n(stream_id, version, event_count, ordinal),

@@ -83,7 +83,7 @@ class MemoryEventStore:
         """Add events to the ends of several streams, all of them or none; see `EventStore.append_to_streams`."""
         if connection is not None:
             _refuse_connection()
-        parts = [replace(part, events=[_as_stored(event) for event in part.events]) for part in several_parts(appends)]
+        parts = [part._replace(events=[_as_stored(event) for event in part.events]) for part in several_parts(appends)]
         await self._clock.sleep(0)
         found = [self._stored_before(part.stream_name, part.events) for part in parts]
         if all(isinstance(one, AppendResult) for one in found):

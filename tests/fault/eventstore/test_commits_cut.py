@@ -34,7 +34,7 @@ class AtTheCommit:
 
 
 def is_append(statement: Statement) -> bool:
-    return "headwater.append_" in statement.text and not statement.text.startswith("prepare")
+    return ("headwater.append_" in statement.text or "headwater.try_append_" in statement.text) and not statement.text.startswith("prepare")
 
 
 async def append(store: PostgresEventStore, database: Database, events: list[NewEvent], in_transaction: bool) -> AppendResult:

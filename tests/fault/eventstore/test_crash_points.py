@@ -28,7 +28,7 @@ SCENARIOS: list[type[CrashScenario]] = [
 async def test_append_passes_every_crash_point(scenario: type[CrashScenario], postgres_dsn: str) -> None:
     report = await check_crash_points(scenario, postgres_dsn)
     assert report.statements[0] == "connect"
-    assert any("headwater.append" in statement for statement in report.statements), "the append itself was never cut"
+    assert any("append_" in statement for statement in report.statements), "the append itself was never cut"
     statements, awaits = len(report.statements), len(report.awaits)
     for fault, expected in ((Fault.KILL, 3 * statements), (Fault.CONNECTION, 3 * statements), (Fault.CANCEL, statements + 2 * awaits)):
         # Where callers run beside each other, a few more or fewer may come than in the undisturbed run.
