@@ -153,13 +153,15 @@ async def _try_append_one(connection: Connection, ticket: Ticket) -> None:
 async def _try_append_many(connection: Connection, tickets: Sequence[Ticket]) -> None:
     parts = [ticket.unit[0] for ticket in tickets]
     events = [event for part in parts for event in part.events]
+    types = [event.type for event in events]
     event_counts = None if len(events) == len(parts) else [len(part.events) for part in parts]
     row = await connection.fetchrow(
         _TRY_APPEND_MANY,
         [part.stream_name for part in parts],
         [part.expected for part in parts],
         event_counts,
-        [event.type for event in events],
+        list(set(types)),
+        types,
         [event.data for event in events],
         [metadata_text(event.metadata) for event in events],
         [event.event_id for event in events],

@@ -635,6 +635,14 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION headwater.raise_repeated(event_id uuid) RETURNS boolean
+    LANGUAGE plpgsql IMMUTABLE
+    AS $$
+BEGIN
+    RAISE unique_violation USING MESSAGE = format('the event id %s is in the archive', event_id);
+END
+$$;
+
 CREATE FUNCTION headwater.read_horizon() RETURNS bigint
     LANGUAGE plpgsql
     AS $$
@@ -729,7 +737,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION headwater.try_append_many(stream_names text[], expected_versions bigint[], event_counts bigint[], types text[], data jsonb[], metadata jsonb[], event_ids uuid[], OUT versions bigint[], OUT positions bigint[]) RETURNS record
+CREATE FUNCTION headwater.try_append_many(stream_names text[], expected_versions bigint[], event_counts bigint[], distinct_types text[], types text[], data jsonb[], metadata jsonb[], event_ids uuid[], OUT versions bigint[], OUT positions bigint[]) RETURNS record
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '20ms'
@@ -739,23 +747,24 @@ CREATE FUNCTION headwater.try_append_many(stream_names text[], expected_versions
     SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 DECLARE
-    is_usual       boolean;
+    type           text;
     stream_ids     bigint[];
     missing        text[];
     created        bigint[];
     event_versions bigint[];
 BEGIN
-    SELECT bool_and(t.is_good AND pg_try_advisory_xact_lock_shared(headwater.append_lock_namespace()::integer, t.scope))
-           AND NOT (EXISTS (SELECT FROM headwater.archived_events)
-                    AND EXISTS (SELECT FROM headwater.archived_events AS e WHERE e.event_id = ANY (event_ids)))
-      INTO is_usual
-      FROM (SELECT headwater.scope_of('type', u.type) AS scope, char_length(u.type) BETWEEN 1 AND 200 AND u.type !~ '[\x01-\x1f\x7f]' AS is_good
-              FROM (SELECT DISTINCT u.type FROM unnest(types) AS u(type)) AS u
-             UNION ALL
-            SELECT headwater.scope_of('all', ''), true) AS t;
-    IF is_usual IS NOT TRUE OR current_setting('synchronous_commit') = 'off' THEN
+    IF (types <@ distinct_types AND current_setting('synchronous_commit') <> 'off'
+        AND pg_try_advisory_xact_lock_shared(headwater.append_lock_namespace()::integer, headwater.scope_of('all', ''))) IS NOT TRUE
+    THEN
         RETURN;
     END IF;
+    FOREACH type IN ARRAY distinct_types LOOP
+        IF (char_length(type) BETWEEN 1 AND 200 AND type !~ '[\x01-\x1f\x7f]'
+            AND pg_try_advisory_xact_lock_shared(headwater.append_lock_namespace()::integer, headwater.scope_of('type', type))) IS NOT TRUE
+        THEN
+            RETURN;
+        END IF;
+    END LOOP;
 
     IF 0 = ALL (expected_versions) THEN
         versions := coalesce(event_counts, array_fill(1::bigint, ARRAY[cardinality(stream_names)]));
@@ -820,6 +829,10 @@ BEGIN
              WHERE n.version IS NOT NULL
                AND CASE WHEN headwater.is_event_of_good_type(n.data, n.metadata) AND n.event_id IS NOT NULL THEN true
                         ELSE headwater.check_event(n.type, n.data, n.metadata, n.event_id) END
+               -- Looked for now that streams are locked, so that whoever archives waits for this transaction.
+               AND CASE WHEN NOT EXISTS (SELECT FROM headwater.archived_events) THEN true
+                        WHEN NOT EXISTS (SELECT FROM headwater.archived_events AS a WHERE a.event_id = n.event_id) THEN true
+                        ELSE headwater.raise_repeated(n.event_id) END
             RETURNING e.global_position
         )
         SELECT array_agg(appended.global_position ORDER BY appended.global_position)

@@ -17,10 +17,20 @@ AS $$
        AND (pg_column_size(metadata) <= 2000 OR octet_length(metadata::text) <= 16384)
 $$;
 
+-- Says of an archived event what the unique constraint says of one that is not archived.
+CREATE FUNCTION headwater.raise_repeated(event_id uuid) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE
+AS $$
+BEGIN
+    RAISE unique_violation USING MESSAGE = format('the event id %s is in the archive', event_id);
+END
+$$;
+
 -- Adds events to the ends of streams, many appends in one call, in a transaction of its own.
 -- A part is what one append adds to one stream; each stream stands once. Events come part by part, without tags.
 --   expected_versions  NULL: any; -1: the stream must exist; 0: it must not; n: it must have exactly n events
 --   event_counts       NULL: each part has one event
+--   distinct_types     the types once more, each once
 -- Returns for each part the version of its last event, and the position of each event of the parts stored, in order. NULL stands for a part that was not
 -- stored: its expectation fails, its stream is closed or somebody else's, it was stored before, or something here was, and then nothing is stored.
 -- Raises HW003 (refused input), for the whole call.
@@ -30,6 +40,7 @@ CREATE FUNCTION headwater.try_append_many(
     stream_names      text[],
     expected_versions bigint[],
     event_counts      bigint[],
+    distinct_types    text[],
     types             text[],
     data              jsonb[],
     metadata          jsonb[],
@@ -41,23 +52,24 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    is_usual       boolean;
+    type           text;
     stream_ids     bigint[];
     missing        text[];
     created        bigint[];
     event_versions bigint[];
 BEGIN
-    SELECT bool_and(t.is_good AND pg_try_advisory_xact_lock_shared(headwater.append_lock_namespace()::integer, t.scope))
-           AND NOT (EXISTS (SELECT FROM headwater.archived_events)
-                    AND EXISTS (SELECT FROM headwater.archived_events AS e WHERE e.event_id = ANY (event_ids)))
-      INTO is_usual
-      FROM (SELECT headwater.scope_of('type', u.type) AS scope, char_length(u.type) BETWEEN 1 AND 200 AND u.type !~ '[\x01-\x1f\x7f]' AS is_good
-              FROM (SELECT DISTINCT u.type FROM unnest(types) AS u(type)) AS u
-             UNION ALL
-            SELECT headwater.scope_of('all', ''), true) AS t;
-    IF is_usual IS NOT TRUE OR current_setting('synchronous_commit') = 'off' THEN
+    IF (types <@ distinct_types AND current_setting('synchronous_commit') <> 'off'
+        AND pg_try_advisory_xact_lock_shared(headwater.append_lock_namespace()::integer, headwater.scope_of('all', ''))) IS NOT TRUE
+    THEN
         RETURN;
     END IF;
+    FOREACH type IN ARRAY distinct_types LOOP
+        IF (char_length(type) BETWEEN 1 AND 200 AND type !~ '[\x01-\x1f\x7f]'
+            AND pg_try_advisory_xact_lock_shared(headwater.append_lock_namespace()::integer, headwater.scope_of('type', type))) IS NOT TRUE
+        THEN
+            RETURN;
+        END IF;
+    END LOOP;
 
     IF 0 = ALL (expected_versions) THEN
         versions := coalesce(event_counts, array_fill(1::bigint, ARRAY[cardinality(stream_names)]));
@@ -122,6 +134,10 @@ BEGIN
              WHERE n.version IS NOT NULL
                AND CASE WHEN headwater.is_event_of_good_type(n.data, n.metadata) AND n.event_id IS NOT NULL THEN true
                         ELSE headwater.check_event(n.type, n.data, n.metadata, n.event_id) END
+               -- Looked for now that streams are locked, so that whoever archives waits for this transaction.
+               AND CASE WHEN NOT EXISTS (SELECT FROM headwater.archived_events) THEN true
+                        WHEN NOT EXISTS (SELECT FROM headwater.archived_events AS a WHERE a.event_id = n.event_id) THEN true
+                        ELSE headwater.raise_repeated(n.event_id) END
             RETURNING e.global_position
         )
         SELECT array_agg(appended.global_position ORDER BY appended.global_position)

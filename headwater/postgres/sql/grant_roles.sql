@@ -42,6 +42,6 @@ GRANT SELECT ON headwater.migrations, headwater.roles TO {writer}, {reader};
 REVOKE ALL ON FUNCTION
     headwater.append_parts, headwater.check_event, headwater.check_parts, headwater.claim_lock_namespace, headwater.create_streams,
     headwater.find_repeated, headwater.is_event, headwater.is_event_of_good_type, headwater.is_stream_name, headwater.lock_streams, headwater.meets_scopes, headwater.raise_outcome,
-    headwater.scope_of, headwater.server_identity, headwater.share_scopes, headwater.take_append_lock
+    headwater.raise_repeated, headwater.scope_of, headwater.server_identity, headwater.share_scopes, headwater.take_append_lock
     FROM PUBLIC, {writer}, {reader};
 REVOKE ALL ON SEQUENCE headwater.streams_stream_id_seq, headwater.dead_letters_dead_letter_id_seq FROM PUBLIC, {writer}, {reader};

@@ -211,6 +211,46 @@ async def test_archiving_waits_for_writers_that_looked_for_ids_before(
     assert [e.event_id for e in await whole_log(store)].count(event.event_id) == 1
 
 
+PAUSE = """
+CREATE FUNCTION public.pause() RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET lock_timeout = 0 AS $$
+BEGIN
+    IF current_setting('application_name') = 'slow' THEN PERFORM pg_advisory_xact_lock(4711); END IF;
+END $$"""
+LOCKS_STREAMS = {"try_append_one": "INSERT INTO headwater.streams", "try_append_many": "WITH created AS ("}
+
+
+@pytest.mark.parametrize("pauses", ["before it locks streams", "before it inserts"])
+@pytest.mark.parametrize("function", ["try_append_one", "try_append_many"])
+async def test_quick_append_finds_an_id_that_was_archived_while_it_ran(
+    database: Database, store: PostgresEventStore, other: asyncpg.Connection, function: str, pauses: str
+) -> None:
+    """It looks into the archive once it locks streams: whoever archives waits for it from then on (rule 12)."""
+    event = NewEvent("OrderPlaced", "{}")
+    text = await other.fetchval("SELECT pg_get_functiondef(('headwater.' || $1)::regproc)", function)
+    statement = LOCKS_STREAMS[function] if pauses == "before it locks streams" else "PERFORM pg_advisory_xact_lock_shared("
+    assert text.count(statement) == 1
+    await other.execute(PAUSE)
+    await other.execute(text.replace(statement, f"PERFORM public.pause();\n{statement}"))
+    await other.execute("SELECT pg_advisory_lock(4711)")
+    async with Database(database.dsn, application_name="slow") as slow:
+        events = [event] if function == "try_append_one" else [event, NewEvent("OrderPlaced", "{}")]
+        late = asyncio.create_task(PostgresEventStore(slow).append("slow-1", events, expected_version=0))
+        await eventually(lambda: _somebody_waits(other))
+        await store.append("order-1", [event], expected_version=0)
+        await store.close_stream("order-1")
+        archiving = asyncio.create_task(archive_streams(database, ArchiveSelection(stream_names=("order-1",))))
+        if pauses == "before it locks streams":
+            await archiving
+        else:
+            await asyncio.wait([archiving], timeout=0.5)
+            assert not archiving.done() or function == "try_append_many", "it did not wait for the slow append"
+        await other.execute("SELECT pg_advisory_unlock(4711)")
+        with pytest.raises(DuplicateEvent):
+            await late
+        assert (await archiving).events_done == 1
+    assert [e.event_id for e in await whole_log(store)].count(event.event_id) == 1
+
+
 async def _append_in_transaction(database: Database, event: NewEvent) -> None:
     async with database.transaction() as connection:
         await PostgresEventStore(database).append("slow-1", [event], expected_version=ANY, connection=connection)
