@@ -17,7 +17,7 @@ from tests.support import SeededRuns, write_evidence
 
 BATCH = 100
 CRASH_BATCH = 10
-SABOTAGE_SEEDS_MAX = 300
+SABOTAGE_SEEDS_MAX = 2_000
 LOCK_TWO_TOO_HIGH = """
 DO $do$
 DECLARE whole text := pg_get_functiondef('headwater.take_append_lock'::regproc);
