@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
@@ -29,12 +29,16 @@ from headwater.eventstore.store import (
     SelectedSlice,
     StreamAppend,
 )
-from headwater.messages import AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent, check_stream_name
+from headwater.messages import AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent, check_stream_name, make_recorded_event
 from headwater.postgres import CallerConnection, Connection, Database, sql_file, translate_data_errors, translate_errors
 from headwater.randomness import SYSTEM_RANDOMNESS
 
 CONDITION_LOCK_MILLISECONDS: Final = 100
 """How long a conditional append queues for its types and tags at a time: everybody else who appends them queues behind it."""
+EVENT_COLUMNS: Final = 8
+"""What a statement returns of an event."""
+SELECTED_COLUMNS: Final = 3
+"""What read_selected returns before an event's columns."""
 CONDITION_SECONDS_MAX: Final = 10.0
 """How long a conditional append tries."""
 
@@ -130,7 +134,7 @@ class PostgresEventStore:
             # First how far it is sure, then what there is: a statement of its own, with a younger snapshot.
             horizon: int = await reader.fetchval(_READ_HORIZON)
             rows = await reader.fetch(_READ_MATCHING, given, 0)
-        events = tuple(recorded_event(row) for row in rows)
+        events = tuple([recorded_event(row) for row in rows])
         return Matching(events, token_of(horizon, events))
 
     async def read_stream(
@@ -176,7 +180,7 @@ class PostgresEventStore:
             # Two statements on purpose: the events must be read under a snapshot younger than the horizon.
             horizon: int = await connection.fetchval(_READ_HORIZON)
             rows: Sequence[asyncpg.Record] = await self._read_rows(connection, after, horizon, limit) if horizon > after else ()
-        return LogSlice(events=tuple(recorded_event(row) for row in rows), horizon=horizon)
+        return LogSlice(events=tuple([recorded_event(row) for row in rows]), horizon=horizon)
 
     async def _read_rows(self, connection: Connection, after: int, horizon: int, limit: int) -> Sequence[asyncpg.Record]:
         """One page, from the hot table alone where its own snapshot says that nothing behind `after` is archived: reading both costs a tenth more."""
@@ -271,7 +275,7 @@ def _query_text(queries: Sequence[EventQuery]) -> str:
 def _selected_slice(rows: Sequence[asyncpg.Record], horizon: int, limit: int) -> SelectedSlice:
     if not rows:
         return SelectedSlice(events=(), last_read=None, horizon=horizon, is_whole=True)
-    events = tuple(recorded_event(row) for row in rows if row["event_id"] is not None)
+    events = tuple(recorded_event(row[SELECTED_COLUMNS:]) for row in rows if row["event_id"] is not None)
     if len(events) == limit:
         # What stands behind the last one found was not looked at.
         return SelectedSlice(events, (events[-1].global_position, events[-1].event_id), horizon, is_whole=False)
@@ -279,15 +283,7 @@ def _selected_slice(rows: Sequence[asyncpg.Record], horizon: int, limit: int) ->
     return SelectedSlice(events, last_read, horizon, is_whole=rows[0]["scanned_through"] >= horizon)
 
 
-def recorded_event(row: asyncpg.Record) -> RecordedEvent:
-    """The event that a row holds."""
-    return RecordedEvent(
-        global_position=row["global_position"],
-        stream_name=row["stream_name"],
-        version=row["version"],
-        type=row["type"],
-        data=row["data"],
-        metadata=orjson.loads(row["metadata"]),
-        event_id=row["event_id"],
-        recorded_at=row["recorded_at"],
-    )
+def recorded_event(row: Sequence[Any]) -> RecordedEvent:
+    """The event that a row holds: its columns come first, in the order of the fields of `RecordedEvent`."""
+    global_position, stream_name, version, event_type, data, metadata, event_id, recorded_at = row[:EVENT_COLUMNS]
+    return make_recorded_event(global_position, stream_name, version, event_type, data, orjson.loads(metadata), event_id, recorded_at)
