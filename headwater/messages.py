@@ -301,12 +301,13 @@ def decode(event_class: type[EventT], recorded: RecordedEvent) -> EventT:
             "not open personal data (read it through service.store), or a sealed value was altered (the fact sealed_value_altered in the log tells)"
         )
     try:
-        return event_class.__pydantic_validator__.validate_json(recorded.data, extra="ignore")
+        decoded: EventT = event_class.__pydantic_validator__.validate_json(recorded.data, extra="ignore")
     except ValidationError as error:
         raise InvalidEvent(
             f"{recorded.type} at position {recorded.global_position} of {recorded.stream_name!r} does not fit the class "
             f"{event_class.__module__}.{event_class.__qualname__}: {faults(error)}"
         ) from None
+    return decoded
 
 
 def faults(error: ValidationError) -> str:

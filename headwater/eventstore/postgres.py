@@ -283,7 +283,7 @@ def _selected_slice(rows: Sequence[asyncpg.Record], horizon: int, limit: int) ->
     return SelectedSlice(events, last_read, horizon, is_whole=rows[0]["scanned_through"] >= horizon)
 
 
-def recorded_event(row: Sequence[Any]) -> RecordedEvent:
+def recorded_event(row: asyncpg.Record | tuple[Any, ...]) -> RecordedEvent:
     """The event that a row holds: its columns come first, in the order of the fields of `RecordedEvent`."""
     global_position, stream_name, version, event_type, data, metadata, event_id, recorded_at = row[:EVENT_COLUMNS]
     return make_recorded_event(global_position, stream_name, version, event_type, data, orjson.loads(metadata), event_id, recorded_at)
