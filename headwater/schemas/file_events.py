@@ -185,7 +185,7 @@ def _event(line: int, head: _Head, data: str) -> FileEvent:
         return FileEvent(
             line,
             head.position,
-            check_stream_name(head.stream_name),
+            checked_stream_name(head.stream_name),
             head.version,
             checked_type(head.type),
             head.event_id.lower(),
@@ -196,6 +196,12 @@ def _event(line: int, head: _Head, data: str) -> FileEvent:
         )
     except (InvalidEvent, InvalidStreamName) as error:
         raise LogFileDamaged(f"line {line}: {error}", line=line) from None
+
+
+@lru_cache(maxsize=65_536)
+def checked_stream_name(stream_name: str) -> str:
+    """Return the name, if it may name a stream; `InvalidStreamName` if not. Streams come again and again in a file."""
+    return check_stream_name(stream_name)
 
 
 @lru_cache(maxsize=1_024)

@@ -20,8 +20,7 @@ from pydantic import ValidationError
 
 from headwater.checks import METADATA_BYTES_MAX
 from headwater.errors import InvalidEvent, InvalidStreamName, LogFileDamaged
-from headwater.messages import check_stream_name
-from headwater.schemas.file_events import VERSION_MAX, FileEvent, LogFileHeader, checked_type, damaged, event_from_json
+from headwater.schemas.file_events import VERSION_MAX, FileEvent, LogFileHeader, checked_stream_name, checked_type, damaged, event_from_json
 
 LINE_BYTES_MAX: Final = 8 * 1024 * 1024
 """The longest line: an event of the largest size, with every character escaped."""
@@ -119,7 +118,7 @@ def _usual_event(line: int, text: bytes) -> FileEvent | None:
         event = FileEvent(
             line,
             int(position),
-            check_stream_name(stream_name.decode()),
+            checked_stream_name(stream_name.decode()),
             int(version),
             checked_type(event_type.decode()),
             event_id.decode(),
@@ -131,7 +130,7 @@ def _usual_event(line: int, text: bytes) -> FileEvent | None:
     except (ValueError, InvalidEvent, InvalidStreamName):
         return None
     is_small = len(metadata) <= METADATA_BYTES_MAX and int(position) <= VERSION_MAX and event.version <= VERSION_MAX
-    return event if is_small and len(set(event.tags)) == len(event.tags) else None
+    return event if is_small and (not tags or len(set(event.tags)) == len(event.tags)) else None
 
 
 def _any_event(line: int, members: dict[str, Any], data: str | None) -> FileEvent:
