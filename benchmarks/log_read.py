@@ -1,4 +1,4 @@
-"""Log read: the whole log from its beginning, page by page, as typed events."""
+"""Log read: the whole log from its beginning, page by page, as typed events; Headwater through a subscription, as a replay reads it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.orders import OrderPlaced, mean_bytes, orders
 from benchmarks.peer import PEER, Peer, peer, peer_events
 from benchmarks.scale import Scale
 from benchmarks.servers import Servers, neighbour_connection
-from headwater.eventstore import EventStore, PostgresEventStore
+from headwater.eventstore import EventStore, PostgresEventStore, Subscription
 from headwater.messages import NO_STREAM, EventRegistry
 from headwater.postgres import Database
 from headwater.randomness import uuid7
@@ -48,7 +48,7 @@ async def compare_log_read(servers: Servers, scale: Scale) -> Comparisons:
             bench="log_read",
             conditions={"callers": 1, "batch": PAGE_SIZE, "bytes": mean_bytes(events), "durable": True, "events": scale.log_events},
             contenders=[
-                Contender(HEADWATER, in_loops([_round_and_round(_headwater_page(PostgresEventStore(database)))])),
+                Contender(HEADWATER, in_loops([_headwater_page(PostgresEventStore(database), scale.log_events)])),
                 Contender("raw asyncpg", in_loops([_round_and_round(raw_page)])),
                 Contender(PEER, in_threads([_peer_round_and_round(other)])),
             ],
@@ -59,14 +59,23 @@ Page = Callable[[int], Awaitable[tuple[int, int]]]
 """Reads the page after a position; returns how many events it had and the last one's position."""
 
 
-def _headwater_page(store: EventStore) -> Page:
+def _headwater_page(store: EventStore, event_count: int) -> Call:
     registry = EventRegistry([OrderPlaced])
+    subscription: Subscription | None = None
+    read_count = 0
 
-    async def page(after: int) -> tuple[int, int]:
-        found = await store.read_log(after=after, limit=PAGE_SIZE)
-        for recorded in found.events:
+    async def page() -> int:
+        nonlocal subscription, read_count
+        if subscription is None:
+            subscription, read_count = Subscription(store, batch_size_max=PAGE_SIZE), 0
+        batch = await anext(subscription)
+        for recorded in batch.events:
             registry.decode(recorded)
-        return len(found.events), found.events[-1].global_position if found.events else 0
+        read_count += len(batch.events)
+        if read_count >= event_count:
+            await subscription.close()
+            subscription = None
+        return len(batch.events)
 
     return page
 

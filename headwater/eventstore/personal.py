@@ -109,9 +109,9 @@ class PersonalEventStore:
         """Close a stream for good; see `EventStore.close_stream`."""
         return await self._store.close_stream(stream_name, connection=connection)
 
-    async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE) -> LogSlice:
+    async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE, horizon: int | None = None) -> LogSlice:
         """The next events of the whole log, opened, up to the horizon; see `EventStore.read_log`."""
-        read = await self._store.read_log(after=after, limit=limit)
+        read = await self._store.read_log(after=after, limit=limit, horizon=horizon)
         opened = await self._personal.open(read.events)
         return read if opened is read.events else LogSlice(tuple(opened), read.horizon)
 

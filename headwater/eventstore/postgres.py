@@ -174,13 +174,13 @@ class PostgresEventStore:
             row = await reader.fetchrow(_READ_EVENT_WITH_ID, event_id)
         return None if row is None else recorded_event(row)
 
-    async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE) -> LogSlice:
+    async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE, horizon: int | None = None) -> LogSlice:
         """The next events of the whole log, up to the horizon; see `EventStore.read_log`."""
         async with self._database.statement_connection() as connection:
             # Two statements on purpose: the events must be read under a snapshot younger than the horizon.
-            horizon: int = await connection.fetchval(_READ_HORIZON)
-            rows: Sequence[asyncpg.Record] = await self._read_rows(connection, after, horizon, limit) if horizon > after else ()
-        return LogSlice(events=tuple([recorded_event(row) for row in rows]), horizon=horizon)
+            known: int = await connection.fetchval(_READ_HORIZON) if horizon is None else horizon
+            rows: Sequence[asyncpg.Record] = await self._read_rows(connection, after, known, limit) if known > after else ()
+        return LogSlice(events=tuple([recorded_event(row) for row in rows]), horizon=known)
 
     async def _read_rows(self, connection: Connection, after: int, horizon: int, limit: int) -> Sequence[asyncpg.Record]:
         """One page, from the hot table alone where its own snapshot says that nothing behind `after` is archived: reading both costs a tenth more."""

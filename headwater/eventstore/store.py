@@ -199,11 +199,14 @@ class EventStore(Protocol):
         """
         ...
 
-    async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE) -> LogSlice:
+    async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE, horizon: int | None = None) -> LogSlice:
         """The next events of the whole log after a position, up to the horizon, in order; each committed event comes once.
 
         Move on to the position of the last event returned, never to the horizon itself.
 
+        Args:
+            horizon: one that was read before, which spares a round trip; what lies above it is not returned. Only in the same life of the log: compare
+                `identity` before and after. By default as it is now.
         Raises:
             HorizonUnavailable: on a standby, or outside READ COMMITTED.
         """

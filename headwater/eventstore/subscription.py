@@ -90,7 +90,7 @@ class Subscription:
         self._page = PageSize(batch_size_max)
         self._checkpoint = self._reached = _beginning(after)
         self._identity: LogIdentity | None = None
-        self._ahead: asyncio.Task[TailRead] | None = None
+        self._ahead: asyncio.Future[TailRead] | None = None
         self._stop_bell = Doorbell(clock)
         self._is_stopped = self._is_iterating = self._is_away = False
         self._pause = RETRY_PAUSE_SECONDS_MIN
@@ -152,10 +152,10 @@ class Subscription:
         if read.checkpoint is None:
             await self._tail.wait(read, unless=lambda: self._is_stopped)
             return None
-        self._reached = read.checkpoint
         self._page.learn(read.events)
-        if not read.is_whole and not self._tail.is_near(self._reached.global_position):
-            self._read_ahead()
+        if not read.is_whole and not self._tail.is_near(read.checkpoint.global_position):
+            await self._read_ahead(read, read.checkpoint)
+        self._reached = read.checkpoint
         if not read.events and self._reached.global_position - self._checkpoint.global_position < PROGRESS_POSITIONS:
             return None
         self._checkpoint = self._reached
@@ -170,10 +170,19 @@ class Subscription:
         self._ahead = None
         return None if ahead.cancelled() else ahead.result()
 
-    def _read_ahead(self) -> None:
-        self._ahead = asyncio.create_task(self._page_behind(self._reached.global_position), name="headwater subscription: next page")
+    async def _read_ahead(self, read: TailRead, checkpoint: Checkpoint) -> None:
+        page = asyncio.create_task(self._page_behind(checkpoint.global_position), name="headwater subscription: next page")
         # Whoever drops the subscription need not hear how its last page failed.
-        self._ahead.add_done_callback(lambda page: page.cancelled() or page.exception())
+        page.add_done_callback(lambda page: page.cancelled() or page.exception())
+        self._ahead = page
+        try:
+            # So that it is on its way to the server while the consumer works.
+            await self._clock.sleep(0)
+        except asyncio.CancelledError:
+            page.cancel()
+            self._ahead = asyncio.get_running_loop().create_future()
+            self._ahead.set_result(read)
+            raise
 
     async def _page_behind(self, position: int) -> TailRead:
         return await self._tail.read(position, selection=self._selection, limit=self._page.event_count)

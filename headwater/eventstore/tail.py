@@ -18,7 +18,7 @@ from headwater.errors import HeadwaterError
 from headwater.eventstore.doorbell import Doorbell
 from headwater.eventstore.paging import PageSize
 from headwater.eventstore.selection import EVERYTHING, EventSelection
-from headwater.eventstore.store import READ_BATCH_SIZE, Checkpoint, EventStore, LogIdentity, SelectedSlice
+from headwater.eventstore.store import READ_BATCH_SIZE, Checkpoint, EventStore, LogIdentity, LogSlice, SelectedSlice
 from headwater.messages import RecordedEvent
 from headwater.telemetry import logger
 
@@ -137,7 +137,7 @@ class LogTail:
     async def _fill(self, window: _Window, after: int) -> None:
         async def read() -> SelectedSlice:
             limit = window.page.event_count
-            found = await self._store.read_log(after=after, limit=limit)
+            found = await self._read_page(after, limit)
             last = found.events[-1] if found.events else None
             last_read = None if last is None else (last.global_position, last.event_id)
             return SelectedSlice(found.events, last_read, found.horizon, is_whole=len(found.events) < limit)
@@ -146,6 +146,14 @@ class LogTail:
         window.page.learn(found.events)
         window.after = after
         window.held = _tail_read(found.events, found.last_read, found.horizon, found.is_whole, identity, rings)
+
+    async def _read_page(self, after: int, limit: int) -> LogSlice:
+        """Far from the log's end up to the horizon that is known, which spares a round trip; at its end, up to what it is now."""
+        if self._horizon is not None and not self.is_near(after):
+            found = await self._store.read_log(after=after, limit=limit, horizon=self._horizon)
+            if len(found.events) == limit:
+                return found
+        return await self._store.read_log(after=after, limit=limit)
 
     async def _fetch(self, after: int, read: Callable[[], Awaitable[SelectedSlice]]) -> tuple[SelectedSlice, LogIdentity, int]:
         """Read until the log is known to have been the same one before and after."""
@@ -159,7 +167,7 @@ class LogTail:
                 identity = await self._store.identity()
                 if identity != expected:
                     _log.warning("log_epoch_began", epoch=identity.epoch, began_after=identity.epochs[-1].began_after)
-                    self._identity = identity
+                    self._identity, self._horizon = identity, None
                     self.forget()
                     continue
             if found.horizon != self._horizon:

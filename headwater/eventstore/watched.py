@@ -91,9 +91,9 @@ class WatchedEventStore:
         """Close a stream for good; see `EventStore.close_stream`."""
         return await self._store.close_stream(stream_name, connection=connection)
 
-    async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE) -> LogSlice:
+    async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE, horizon: int | None = None) -> LogSlice:
         """The next events of the whole log, up to the horizon; see `EventStore.read_log`."""
-        return await self._store.read_log(after=after, limit=limit)
+        return await self._store.read_log(after=after, limit=limit, horizon=horizon)
 
     async def read_selected(self, selection: EventSelection, *, after: int, limit: int = READ_BATCH_SIZE) -> SelectedSlice:
         """The next events that a selection wants, up to the horizon; see `EventStore.read_selected`."""

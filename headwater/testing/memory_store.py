@@ -166,12 +166,13 @@ class MemoryEventStore:
             raise StreamNotFound(f"there is no stream {stream_name!r} to close")
         return self._closed.setdefault(stream_name, ClosedStream(stream_name, version, self._clock.now()))
 
-    async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE) -> LogSlice:
+    async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE, horizon: int | None = None) -> LogSlice:
         """The next events of the whole log; see `EventStore.read_log`."""
         await self._clock.sleep(0)
         # Positions are counted from 1 without holes.
         start = max(after, 0)
-        return LogSlice(events=tuple(self._log[start : start + max(limit, 0)]), horizon=len(self._log))
+        known = len(self._log) if horizon is None else horizon
+        return LogSlice(events=tuple(self._log[start : min(start + max(limit, 0), known)]), horizon=known)
 
     async def read_selected(self, selection: EventSelection, *, after: int, limit: int = READ_BATCH_SIZE) -> SelectedSlice:
         """The next events that a selection wants; see `EventStore.read_selected`."""

@@ -358,6 +358,13 @@ class EventStoreConformance(CallersConformance, SelectionConformance):
         assert read == list(range(1, 8))
         assert await store.horizon() >= after
 
+    async def test_log_is_read_up_to_a_horizon_read_before(self, store: EventStore) -> None:
+        await store.append(STREAM, [Counted(number=1), Counted(number=2)], expected_version=0)
+        before = await store.read_log(after=0)
+        await store.append(STREAM, [Counted(number=3)], expected_version=2)
+        assert await store.read_log(after=0, horizon=before.horizon) == before
+        assert (await store.read_log(after=before.horizon, horizon=before.horizon)).events == ()
+
     async def test_empty_log_has_nothing_to_read(self, store: EventStore) -> None:
         log = await store.read_log(after=0)
         assert (log.events, log.horizon) == ((), 0)
