@@ -9,7 +9,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from headwater.errors import DuplicateEvent, StorageUnavailable, WrongExpectedVersion
-from headwater.eventstore import PostgresEventStore
+from headwater.eventstore import AppendCondition, EventQuery, PostgresEventStore, StreamAppend
 from headwater.messages import ANY, AppendResult, NewEvent
 from headwater.postgres import Database
 from headwater.testing.crash_points import Callers, CrashScenario
@@ -108,6 +108,33 @@ class AppendInTransaction(SingleAppend):
     async def check(self, database: Database) -> None:
         await super().check(database)
         assert await stored_ids(database, self.other_name) == [event.event_id for event in self.other_events]
+
+
+class AppendToStreams(AppendInTransaction):
+    """Two streams in one call: both or neither."""
+
+    async def append(self, database: Database) -> AppendResult:
+        _, result = await store_of(database).append_to_streams(self.appends())
+        return result
+
+    def appends(self) -> list[StreamAppend]:
+        return [StreamAppend(self.other_name, self.other_events, 0), StreamAppend(self.stream_name, self.events, 0)]
+
+
+class ConditionalAppend(AppendToStreams):
+    """The same under a condition over a tag that an earlier event carries, too."""
+
+    async def prepare(self, database: Database) -> None:
+        tag = f"course:{self.stream_name}"
+        self.events = [NewEvent("Booked", "{}", tags=(tag,))]
+        self.ids = [event.event_id for event in self.events]
+        await store_of(database).append(f"{self.stream_name}-c", [NewEvent("CoursePlanned", "{}", tags=(tag,))], expected_version=0)
+        query = EventQuery(tags=(tag,))
+        self.condition = AppendCondition(query, (await store_of(database).read_matching(query)).token)
+
+    async def append(self, database: Database) -> AppendResult:
+        _, result = await store_of(database).append_to_streams(self.appends(), condition=self.condition)
+        return result
 
 
 class CallersTogether(CrashScenario):

@@ -20,6 +20,8 @@ SCENARIOS: list[type[CrashScenario]] = [
     scenarios.BatchAppend,
     scenarios.RepeatedAppend,
     scenarios.AppendInTransaction,
+    scenarios.AppendToStreams,
+    scenarios.ConditionalAppend,
     scenarios.CallersTogether,
 ]
 
