@@ -18,7 +18,7 @@ from benchmarks.scale import Scale
 from benchmarks.servers import Servers, neighbour_connection
 from headwater.eventstore import EventStore, PostgresEventStore
 from headwater.messages import NO_STREAM
-from headwater.postgres import Database
+from headwater.postgres import Database, sql_file
 from headwater.randomness import uuid7
 
 CONNECTION_PER_CALLER = "one connection per caller"
@@ -35,6 +35,7 @@ OTHER_CONNECTIONS = 100
 # What PostgresEventStore itself calls for a lone event, where there is such a function; else what other drivers call.
 HAS_TRY_APPEND_ONE = "SELECT to_regprocedure('headwater.try_append_one(text, bigint, text, jsonb, jsonb, uuid)') IS NOT NULL"
 TRY_APPEND_ONE = "SELECT headwater.try_append_one($1, $2, $3, $4, $5, $6)"
+PREFER_INDEXES = sql_file("headwater.eventstore", "prefer_indexes")
 APPEND_EVENTS = "SELECT * FROM headwater.append_events($1, $2, ARRAY[$3::text], ARRAY[$4::jsonb], ARRAY[$5::jsonb], ARRAY[$6::uuid])"
 
 
@@ -113,6 +114,7 @@ async def _through_function(database: Database, stack: AsyncExitStack, callers: 
 
     async def caller(number: int) -> Call:
         connection = await neighbour_connection(database, stack)
+        await connection.fetchrow(PREFER_INDEXES)
         prepared, endless, numbers = await connection.prepare(function), cycle(encoded(orders())), count(1)
         metadata = plain_table.new_metadata()
 

@@ -18,6 +18,7 @@ from headwater.messages import AppendResult
 from headwater.postgres import Connection, Database, sql_file, translate, translate_data_errors, translate_errors
 
 _PACKAGE: Final = "headwater.eventstore"
+_PREFER_INDEXES = sql_file(_PACKAGE, "prefer_indexes")
 _TRY_APPEND_ONE = sql_file(_PACKAGE, "try_append_one")
 _TRY_APPEND_MANY = sql_file(_PACKAGE, "try_append_many")
 _APPEND_GROUP = sql_file(_PACKAGE, "append_group")
@@ -80,7 +81,14 @@ class Writer:
 
     async def _open_connection(self) -> Connection:
         if self._connection is None or self._connection.is_closed():
-            self._connection = await self._database.connect()
+            connection = await self._database.connect()
+            try:
+                if not self._database.is_pooled_by_transaction:
+                    await connection.fetchrow(_PREFER_INDEXES)
+            except BaseException:
+                connection.terminate()
+                raise
+            self._connection = connection
         return self._connection
 
     async def _write_usual(self, tickets: Sequence[Ticket]) -> None:
@@ -89,7 +97,8 @@ class Writer:
             return
         try:
             connection = await self._open_connection()
-            if len(tickets) == 1 and len(tickets[0].event_ids) == 1:
+            # Behind a pooler the session is nobody's, so try_append_one could not rely on its settings.
+            if len(tickets) == 1 and len(tickets[0].event_ids) == 1 and not self._database.is_pooled_by_transaction:
                 await _try_append_one(connection, tickets[0])
             else:
                 await _try_append_many(connection, tickets)

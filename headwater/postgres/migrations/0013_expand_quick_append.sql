@@ -152,9 +152,9 @@ $$;
 
 -- try_append_many for one event: what a lone caller waits for. Returns its version and position; NULL where it was not stored.
 -- Raises 23505 and 55P03 where try_append_many says NULL, because a lone caller need not be protected from others.
+-- How it is planned is for the session to set (prefer_indexes.sql): a SET clause for each setting would cost every call.
 CREATE FUNCTION headwater.try_append_one(stream_name text, expected_version bigint, type text, data jsonb, metadata jsonb, event_id uuid) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '20ms'
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     this_stream     bigint;
