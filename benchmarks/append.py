@@ -125,7 +125,7 @@ async def _through_function(database: Database, stack: AsyncExitStack, callers: 
                     await prepared.fetchrow(*arguments)
                     return 1
                 except asyncpg.LockNotAvailableError:
-                    # append_one waits for locks at most 20 ms, and on a crowded machine the table's growth may take longer; the store repeats it, too.
+                    # try_append_one waits for locks at most 20 ms, and on a crowded machine the table's growth may take longer; the store repeats it, too.
                     continue
 
         return append
