@@ -17,12 +17,13 @@ from benchmarks.peer import PEER, PEER_FUNCTIONS, Peer, peer
 from benchmarks.scale import Scale
 from benchmarks.servers import Servers, neighbour_connection
 from headwater.eventstore import EventStore, PostgresEventStore
-from headwater.messages import NO_STREAM
+from headwater.messages import CORRELATION_ID, NO_STREAM, NewEvent
 from headwater.postgres import Database, sql_file
 from headwater.randomness import uuid7
 
 CONNECTION_PER_CALLER = "one connection per caller"
 GROUPED = "raw asyncpg, grouped"
+ENCODED = "headwater, encoded beforehand"
 CONNECTION_CALLERS_MAX = 64
 """More callers than that do not get a connection each; no server would be configured so."""
 GROUPED_CALLERS_MIN = 8
@@ -61,6 +62,7 @@ async def _contenders(servers: Servers, stack: AsyncExitStack, callers: int, bat
     if callers <= CONNECTION_CALLERS_MAX:
         contenders.append(Contender("raw asyncpg", in_loops([await _raw_append(database, stack, batch, numbers) for _ in range(callers)])))
     if callers >= GROUPED_CALLERS_MIN:
+        contenders.append(Contender(ENCODED, in_loops([_encoded_append(store, batch, numbers) for _ in range(callers)])))
         contenders.append(Contender(GROUPED, await grouped_inserts(database, stack, numbers)))
     if batch == 1 and callers <= CONNECTION_CALLERS_MAX:
         contenders.append(Contender(CONNECTION_PER_CALLER, await _leanest_function(servers, stack, callers)))
@@ -79,6 +81,19 @@ def headwater_append(store: EventStore, batch: int, numbers: count[int]) -> Call
 
     async def append() -> int:
         await store.append(f"order-{next(numbers)}", list(islice(endless, batch)), expected_version=NO_STREAM)
+        return batch
+
+    return append
+
+
+def _encoded_append(store: EventStore, batch: int, numbers: count[int]) -> Call:
+    """The same without encoding: what the raw side gets, too."""
+    endless = cycle(encoded(orders()))
+    metadata = {CORRELATION_ID: str(uuid7())}
+
+    async def append() -> int:
+        events = [NewEvent("OrderPlaced", data, metadata=metadata) for data in islice(endless, batch)]
+        await store.append(f"order-{next(numbers)}", events, expected_version=NO_STREAM)
         return batch
 
     return append
