@@ -89,7 +89,7 @@ def min_insync_replicas(verdict: Verdict, facts: KafkaFacts) -> Iterator[Finding
     fine = True
     for what, value, replicas in judged:
         # With one replica there is nothing to wait for; `replication-factor` says so.
-        if value is None or not value.isdecimal() or replicas is None or replicas == 1:
+        if value is None or not value.isdecimal() or replicas == 1:
             continue
         if int(value) < IN_SYNC_WANTED:
             fine = False
