@@ -16,6 +16,12 @@ CONNECTIONS_MIN: Final = 40
 """Two processes of a service, with a rebuild and somebody who looks."""
 CLOCK_SECONDS_MAX: Final = 1.0
 
+_ELSEWHERE: Final = {
+    "client": "Take synchronous_commit out of HEADWATER_POSTGRES.",
+    "command line": "Take synchronous_commit out of the command line that starts the server, and restart it.",
+}
+"""What undoes a setting that ALTER SYSTEM cannot."""
+
 
 @check("postgres-version", expected=f"PostgreSQL {MAJOR_MIN} to {MAJOR_MAX}")
 def version(verdict: Verdict, facts: PostgresFacts) -> Iterator[Finding]:
@@ -115,7 +121,9 @@ def _own_remedy(facts: PostgresFacts, source: str) -> str:
         "database": RoleSetting(None, facts.database, ""),
         "database user": RoleSetting(facts.login.name, facts.database, ""),
     }.get(source)
-    return _reset(setting) if setting is not None else "ALTER SYSTEM SET synchronous_commit = 'on'; SELECT pg_reload_conf();"
+    if setting is not None:
+        return _reset(setting)
+    return _ELSEWHERE.get(source, "ALTER SYSTEM SET synchronous_commit = 'on'; SELECT pg_reload_conf();")
 
 
 def _reset(setting: RoleSetting) -> str:

@@ -83,7 +83,10 @@ def setting(name: str, value: str, source: str = "default") -> PostgresFacts:
 
 def topic(changes: Mapping[str, str] | None = None, *, name: str = "order", partition: PartitionFacts = PARTITION) -> KafkaFacts:
     return replace(
-        KAFKA, cluster=replace(CLUSTER, topics=(replace(ORDER, name=name, settings={**TOPIC_SETTINGS, **(changes or {})}, partitions=(partition,)),))
+        KAFKA,
+        cluster=replace(
+            CLUSTER, topics=(replace(ORDER, name=name, settings={**TOPIC_SETTINGS, **(changes or {})}, partitions=(partition,)),)
+        ),
     )
 
 
@@ -266,7 +269,10 @@ def test_names_are_stable_unique_and_like_codes() -> None:
         (setting("synchronous_commit", "off", "user"), "ALTER ROLE shop_service RESET synchronous_commit;"),
         (setting("synchronous_commit", "off", "database"), "ALTER DATABASE shop RESET synchronous_commit;"),
         (setting("synchronous_commit", "off", "database user"), "ALTER ROLE shop_service IN DATABASE shop RESET synchronous_commit;"),
-        (setting("synchronous_commit", "off", "configuration file"), "ALTER SYSTEM SET synchronous_commit = 'on'; SELECT pg_reload_conf();"),
+        (
+            setting("synchronous_commit", "off", "configuration file"),
+            "ALTER SYSTEM SET synchronous_commit = 'on'; SELECT pg_reload_conf();",
+        ),
         (commit_of('O"Neil', "shop"), 'ALTER ROLE "O""Neil" IN DATABASE shop RESET synchronous_commit;'),
         (commit_of(None, None), "ALTER ROLE ALL RESET synchronous_commit;"),
     ],
