@@ -28,7 +28,8 @@ def run_doctor(target: str | None, *, json_output: bool) -> int:
     service, fault = _find_service(target)
     categories = {event_class.event_category for event_class in service.events.registry} if service is not None else set[str]()
     name = None if service is None else service.name
-    findings = run_async(examine(load_settings(), service_name=name, service_fault=fault, categories=categories))
+    named = target is not None
+    findings = run_async(examine(load_settings(), service_name=name, service_fault=fault, is_service_named=named, categories=categories))
     if json_output:
         _print_for_programs(findings)
     else:

@@ -43,15 +43,22 @@ _WITH_MESSAGES: Final = frozenset({POSTGRES_REACHED.name, KAFKA_REACHED.name, "u
 
 
 async def examine(
-    settings: Settings, *, service_name: str | None, service_fault: str = "", categories: Iterable[str] = ()
+    settings: Settings,
+    *,
+    service_name: str | None,
+    service_fault: str = "",
+    is_service_named: bool = False,
+    categories: Iterable[str] = (),
 ) -> list[Finding]:
     """Every finding, good ones among them. Changes nothing, and no finding holds a secret.
 
     Args:
         service_name: of the service whose event classes were imported, None for none; `service_fault` says why.
+        is_service_named: whether somebody asked for it, so that it should be there.
         categories: of its events, for their topics.
     """
-    own, key_name = _own_facts(settings, service_name, service_fault)
+    own, key_name = _own_facts(settings)
+    own = replace(own, service_name=service_name, service_fault=service_fault, is_service_named=is_service_named)
     findings = _judged(OWN_CHECKS, own)
     on_postgres, topics = await _examine_postgres(settings, key_name)
     prefix = topic_prefix(settings.log_schema)
@@ -64,7 +71,7 @@ def _judged(checks: Iterable[Check[FactsT]], facts: FactsT) -> list[Finding]:
     return [finding for check in checks for finding in check(facts)]
 
 
-def _own_facts(settings: Settings, service_name: str | None, service_fault: str) -> tuple[OwnFacts, str | None]:
+def _own_facts(settings: Settings) -> tuple[OwnFacts, str | None]:
     """What is known without a server, and the master key's name."""
     key_name, key_fault = None, ""
     if settings.master_key is not None:
@@ -78,8 +85,7 @@ def _own_facts(settings: Settings, service_name: str | None, service_fault: str)
     except UsageError:
         has_cipher = False
     facts = OwnFacts(
-        service_name=service_name,
-        service_fault=service_fault,
+        service_name=None,
         is_personal=are_events_personal(),
         has_master_key=settings.master_key is not None,
         master_key_fault=key_fault,

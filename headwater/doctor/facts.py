@@ -32,6 +32,8 @@ class OwnFacts:
     """The service that was looked at; None for none."""
     service_fault: str = ""
     """Why none was looked at."""
+    is_service_named: bool = False
+    """Whether somebody asked for this service, so that it should be there."""
     is_personal: bool = False
     """Whether an event class has personal fields."""
     has_master_key: bool = False

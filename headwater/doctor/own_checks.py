@@ -13,6 +13,12 @@ from headwater.doctor.findings import Check, Finding, Verdict, check
 def service(verdict: Verdict, facts: OwnFacts) -> Iterator[Finding]:
     if facts.service_name is not None:
         yield verdict.ok(facts.service_name)
+    elif facts.is_service_named:
+        yield verdict.failure(
+            facts.service_fault,
+            cost="The service cannot start; its event classes were not checked.",
+            remedy="Import the module by hand (python -c 'import …') to see the whole error.",
+        )
     else:
         yield verdict.note(
             f"none: {facts.service_fault}",

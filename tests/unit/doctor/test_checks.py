@@ -118,6 +118,7 @@ ALONE = setting("synchronous_standby_names", "")
 # name of the check, facts, severities of its findings, what the first says
 CASES: list[tuple[str, Any, list[Severity], str]] = [
     ("service", replace(OWN, service_name=None, service_fault="nothing here"), [NOTE], "nothing here"),
+    ("service", replace(OWN, service_name=None, service_fault="it raises", is_service_named=True), [FAILURE], "it raises"),
     ("aiokafka-version", replace(OWN, aiokafka_version="0.15.0"), [FAILURE], "0.15.0"),
     ("master-key", replace(OWN, is_personal=True), [WARNING], "no master key"),
     ("master-key", replace(OWN, is_personal=True, has_master_key=True), [OK], "set"),
