@@ -93,7 +93,8 @@ def topic(changes: Mapping[str, str] | None = None, *, name: str = "order", part
 def brokers(changes: Mapping[str, str], *, count: int = 3, topics: tuple[TopicFacts, ...] = ()) -> KafkaFacts:
     ids = tuple(range(1, count + 1))
     return replace(
-        KAFKA, cluster=replace(CLUSTER, broker_ids=ids, broker_settings=dict.fromkeys(ids, {**BROKER_SETTINGS, **changes}), topics=topics)
+        KAFKA,
+        cluster=replace(CLUSTER, broker_ids=ids, broker_settings={broker: {**BROKER_SETTINGS, **changes} for broker in ids}, topics=topics),
     )
 
 
