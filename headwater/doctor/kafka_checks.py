@@ -53,7 +53,10 @@ def replication_factor(verdict: Verdict, facts: KafkaFacts) -> Iterator[Finding]
     for what, count in counts.items():
         if what == _NEW and count > brokers:
             fine = False
-            yield verdict.failure(
+            # Brokers that have replicas and are not there will come back; the topics that exist do without them.
+            known = {broker for topic in facts.cluster.topics for partition in topic.partitions for broker in partition.replicas}
+            judge = verdict.failure if count > len(known.union(facts.cluster.broker_ids)) else verdict.warning
+            yield judge(
                 f"{what}: {count} replicas, and {brokers} brokers are there",
                 cost="Kafka refuses to make the topic: the relay stops at the first event of a new category.",
                 remedy=f"Start more brokers, or set HEADWATER_TOPIC_REPLICATION_FACTOR={brokers}.",
@@ -220,13 +223,13 @@ def auto_create_topics(verdict: Verdict, facts: KafkaFacts) -> Iterator[Finding]
         yield verdict.ok("false")
 
 
-@check("kafka-rights", expected="a client that may read settings (DescribeConfigs)")
+@check("kafka-rights", expected="settings that can be read, of every broker and topic")
 def kafka_rights(verdict: Verdict, facts: KafkaFacts) -> Iterator[Finding]:
     if facts.cluster.unread:
         yield verdict.note(
-            f"settings hidden of {', '.join(facts.cluster.unread[:NAMED_MAX])}",
+            f"could not be read of {', '.join(facts.cluster.unread[:NAMED_MAX])}",
             cost="What depends on them was not checked.",
-            remedy="kafka-acls.sh --add --operation DescribeConfigs for this client, on the cluster and its topics.",
+            remedy="Start the broker that does not answer; or kafka-acls.sh --add --operation DescribeConfigs for this client, on the cluster and its topics.",
         )
     else:
         yield verdict.ok("all readable")

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,6 +25,8 @@ INSPECT_SECONDS_MAX: Final = 3 * REQUEST_SECONDS_MAX
 FETCH_VERSION_OF_3_5: Final = 15
 """Brokers from 3.5 on answer this version of the fetch request (KIP-903); Kafka tells its own version nowhere else."""
 _FETCH_KEY: Final = 1
+_AWAY: Final = (kafka.NodeNotReadyError, kafka.KafkaConnectionError, kafka.RequestTimedOutError)
+"""What a broker's silence looks like; metadata may name one that has just gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ class ClusterFacts:
     broker_settings: Mapping[int, Mapping[str, str]]
     topics: tuple[TopicFacts, ...]
     unread: tuple[str, ...]
-    """Whose settings this client may not read, like `topic order`."""
+    """Whose settings could not be read, like `topic order`."""
 
 
 async def inspect_cluster(settings: KafkaSettings, topics: Iterable[str]) -> ClusterFacts:
@@ -82,24 +85,40 @@ async def inspect_cluster(settings: KafkaSettings, topics: Iterable[str]) -> Clu
 
 async def _inspect(client: AIOKafkaClient, wanted: frozenset[str]) -> ClusterFacts:
     # All topics are listed: a question for one that is missing would make it, where the brokers do that.
-    metadata: Any = await client.send(client.get_random_node(), MetadataRequest(None, allow_auto_topic_creation=False))
+    metadata = await _ask_anyone(client, MetadataRequest(None, allow_auto_topic_creation=False))
     described: dict[str, Any] = metadata.to_object()
     broker_ids = tuple(sorted(int(broker["node_id"]) for broker in described["brokers"]))
     found = {str(topic["topic"]): topic for topic in described["topics"] if topic["topic"] in wanted and topic["partitions"]}
-    fetch_versions = [await _fetch_version(client, broker) for broker in broker_ids]
-    broker_settings = {broker: await _settings_of(client, broker, ConfigResourceType.BROKER, str(broker)) for broker in broker_ids}
-    topics = [
-        TopicFacts(name, _partitions(topic), await _settings_of(client, broker_ids[0], ConfigResourceType.TOPIC, name) or {})
-        for name, topic in sorted(found.items())
-    ]
+    brokers = {broker: await _ask_broker(client, broker) for broker in broker_ids}
+    answers = [answer for answer in brokers.values() if answer is not None]
+    if not answers:
+        raise kafka.KafkaConnectionError("none of the brokers answers")
+    topics = [TopicFacts(name, _partitions(topic), await _settings_of_topic(client, name)) for name, topic in sorted(found.items())]
     return ClusterFacts(
         broker_ids=broker_ids,
-        fetch_version=min(fetch_versions),
-        broker_settings={broker: entries or {} for broker, entries in broker_settings.items()},
+        fetch_version=min(version for version, _ in answers),
+        broker_settings={broker: {} if answer is None else answer[1] for broker, answer in brokers.items()},
         topics=tuple(topics),
-        unread=tuple(f"broker {broker}" for broker, entries in broker_settings.items() if not entries)
-        + tuple(f"topic {topic.name}" for topic in topics if not topic.settings),
+        unread=tuple(_unread(brokers, topics)),
     )
+
+
+def _unread(brokers: Mapping[int, tuple[int, Mapping[str, str]] | None], topics: Iterable[TopicFacts]) -> Iterator[str]:
+    for broker, answer in brokers.items():
+        if answer is None:
+            yield f"broker {broker} (it does not answer)"
+        elif not answer[1]:
+            yield f"broker {broker}"
+    yield from (f"topic {topic.name}" for topic in topics if not topic.settings)
+
+
+async def _ask_broker(client: AIOKafkaClient, broker: int) -> tuple[int, dict[str, str]] | None:
+    """Its newest fetch request, and its settings, which only it tells; None where it does not answer."""
+    try:
+        settings = await client.send(broker, _settings_request(ConfigResourceType.BROKER, str(broker)))
+        return await _fetch_version(client, broker), _settings(settings)
+    except _AWAY:
+        return None
 
 
 async def _fetch_version(client: AIOKafkaClient, broker: int) -> int:
@@ -107,16 +126,30 @@ async def _fetch_version(client: AIOKafkaClient, broker: int) -> int:
     return max((int(newest) for key, _, newest in answer.api_versions if key == _FETCH_KEY), default=0)
 
 
-async def _settings_of(client: AIOKafkaClient, broker: int, kind: ConfigResourceType, name: str) -> dict[str, str] | None:
-    """The settings of one broker, which only that one tells, or of one topic; None where this client may not read them."""
-    answer: Any = await client.send(broker, DescribeConfigsRequest([(kind, name, None)], include_synonyms=False))
-    for code, _message, _kind, _name, entries in answer.resources:
-        if code in (kafka.TopicAuthorizationFailedError.errno, kafka.ClusterAuthorizationFailedError.errno):
-            return None
-        if code:
-            raise kafka.for_code(code)
-        return {str(entry[0]): "" if entry[1] is None else str(entry[1]) for entry in entries}
-    return None
+async def _ask_anyone(client: AIOKafkaClient, request: Any) -> Any:
+    """The answer of the first broker that gives one."""
+    for broker in client.cluster.brokers():
+        with suppress(*_AWAY):
+            return await client.send(broker.nodeId, request)
+    raise kafka.KafkaConnectionError("none of the brokers answers")
+
+
+async def _settings_of_topic(client: AIOKafkaClient, name: str) -> dict[str, str]:
+    return _settings(await _ask_anyone(client, _settings_request(ConfigResourceType.TOPIC, name)))
+
+
+def _settings_request(kind: ConfigResourceType, name: str) -> Any:
+    return DescribeConfigsRequest([(kind, name, None)], include_synonyms=False)
+
+
+def _settings(answer: Any) -> dict[str, str]:
+    """The settings of one broker or topic; none where this client may not read them."""
+    ((code, _message, _kind, _name, entries),) = answer.resources
+    if code in (kafka.TopicAuthorizationFailedError.errno, kafka.ClusterAuthorizationFailedError.errno):
+        return {}
+    if code:
+        raise kafka.for_code(code)
+    return {str(entry[0]): "" if entry[1] is None else str(entry[1]) for entry in entries}
 
 
 def _partitions(topic: Mapping[str, Any]) -> tuple[PartitionFacts, ...]:

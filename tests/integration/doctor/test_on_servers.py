@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -16,7 +18,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from headwater.config import Settings
 from headwater.doctor import Finding, Severity, examine
-from headwater.embedded import EmbeddedPostgres
+from headwater.embedded import EmbeddedKafka, EmbeddedPostgres, bin_directory
 from headwater.eventstore import LogInspection, PostgresEventStore
 from headwater.kafka import KafkaSettings, KafkaTopics
 from headwater.messages import ANY, NewEvent
@@ -391,6 +393,42 @@ async def test_a_pooler_that_was_not_mentioned_is_found(dsn: str, server: Embedd
         assert "HEADWATER_POSTGRES_POOLING=transaction" in (await look(through)).one("postgres").found
 
 
+def receive_wal(server: EmbeddedPostgres, folder: Path, name: str) -> subprocess.Popen[bytes]:
+    """What PostgreSQL takes for a synchronous standby."""
+    address = f"{server.dsn}?application_name={name}"
+    program = bin_directory() / "pg_receivewal"
+    return subprocess.Popen([program, "--directory", folder, "--synchronous", "--no-loop", "--dbname", address], stderr=subprocess.DEVNULL)
+
+
+async def test_standbys_are_told_apart(tmp_path: Path) -> None:
+    with await asyncio.to_thread(EmbeddedPostgres().start) as server:
+
+        async def standbys(severity: Severity) -> object:
+            async def are() -> bool:
+                return (await look(server.dsn)).severity("standbys") is severity
+
+            return await eventually(are)
+
+        await standbys(NOTE)
+        follower = await asyncio.to_thread(receive_wal, server, tmp_path, "follower")
+        try:
+            await standbys(WARNING)
+            connection = await asyncpg.connect(server.dsn)
+            await connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (follower)'")
+            await connection.execute("SELECT pg_reload_conf()")
+            await standbys(OK)
+            await connection.execute("SET synchronous_commit = local")
+            await connection.execute("ALTER ROLE postgres SET synchronous_commit = local")
+            await connection.close()
+            found = (await look(server.dsn)).one("synchronous-commit")
+            assert found.severity is FAILURE
+            assert "a failover may lose acknowledged events" in found.cost
+        finally:
+            follower.terminate()
+            follower.wait(10)
+        await standbys(FAILURE)
+
+
 # -- Kafka ------------------------------------------------------------------------------------------------------------
 
 WRONG = [
@@ -434,6 +472,28 @@ async def test_more_replicas_than_brokers_are_found(kafka_server: str) -> None:
     findings = await look(kafka=kafka_server, topic_replication_factor=3)
     assert findings.severity("replication-factor") is FAILURE
     assert findings.one("replication-factor").remedy.endswith("HEADWATER_TOPIC_REPLICATION_FACTOR=1.")
+
+
+async def test_a_cluster_of_three_is_looked_at_while_a_broker_is_away(category: str) -> None:
+    with await asyncio.to_thread(EmbeddedKafka(nodes=3).start) as kafka:
+        await KafkaTopics(KafkaSettings.parse(kafka.bootstrap, topic_partitions=3)).ensure([category])
+
+        async def severities(**expected: Severity) -> object:
+            async def are() -> bool:
+                findings = await look(kafka=kafka.bootstrap, categories=(category,))
+                assert findings.failures() == []
+                names = {name: name.replace("_", "-") for name in expected}
+                assert {name: findings.severity(names[name]) for name in expected} == expected
+                return True
+
+            return await eventually(are, 60)
+
+        await severities(kafka=OK, replication_factor=OK, min_insync_replicas=OK, replicas_in_sync=OK, kafka_rights=OK)
+        await asyncio.to_thread(kafka.nodes[0].kill)
+        # At every moment, also before the others have noticed, the cluster is looked at.
+        for _ in range(3):
+            assert (await look(kafka=kafka.bootstrap, categories=(category,))).severity("kafka") is OK
+        await severities(kafka=OK, replicas_in_sync=WARNING, partition_leaders=OK)
 
 
 async def test_two_examinations_at_once_do_not_disturb_each_other(dsn: str, kafka_server: str) -> None:

@@ -204,6 +204,8 @@ CASES: list[tuple[str, Any, list[Severity], str]] = [
     ("replication-factor", brokers({"default.replication.factor": "1"}), [WARNING], "topics still to be made: 1"),
     ("replication-factor", replace(KAFKA, topic_replication_factor=2), [WARNING], "topics still to be made: 2"),
     ("replication-factor", replace(KAFKA, topic_replication_factor=5), [FAILURE], "5 replicas, and 3 brokers"),
+    ("replication-factor", brokers({}, count=2, topics=(ORDER,)), [WARNING], "3 replicas, and 2 brokers"),
+    ("replication-factor", brokers({}, count=2), [FAILURE], "3 replicas, and 2 brokers"),
     ("replication-factor", brokers({}), [OK], "at least 3"),
     ("replication-factor", replace(KAFKA, cluster=replace(CLUSTER, broker_settings={1: {}}, topics=())), [OK], "no topic yet"),
     ("min-insync-replicas", topic({"min.insync.replicas": "1"}), [FAILURE], "topic order: 1, with 3 replicas"),
