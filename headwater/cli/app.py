@@ -102,6 +102,23 @@ def migrate_command(
     raise typer.Exit(migrate.run_migrate(migrate.MigrateRequest(check, sql, roles, schema, role_prefix, json_output)))
 
 
+@app.command("doctor")
+def doctor_command(
+    service: ServiceOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Check configuration and servers against the promises; say what each finding costs, and what to do about it.
+
+    Changes nothing. A server that does not answer is a finding, and the others are still checked. Exits with 1 when there is a failure, with
+    0 otherwise, whatever the warnings. With --json, one object: {"healthy": …, "counts": {…}, "findings": […]}.
+
+    Example: `headwater doctor --json | jq '.findings[] | select(.severity != "ok")'`
+    """
+    from headwater.cli import doctor
+
+    raise typer.Exit(doctor.run_doctor(service, json_output=json_output))
+
+
 @app.command("run")
 def run_command(
     target: Annotated[str, typer.Argument(metavar="MODULE:ATTRIBUTE", help="The service, like shop:service.")],

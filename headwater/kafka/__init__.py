@@ -26,11 +26,12 @@ from headwater.kafka.envelope import (
     topic_of,
 )
 from headwater.kafka.errors import BrokerDenied, translate_kafka_errors
+from headwater.kafka.inspection import FETCH_VERSION_OF_3_5, ClusterFacts, PartitionFacts, TopicFacts, inspect_cluster
 from headwater.kafka.partitions import Partition, partition_of
 from headwater.kafka.producer import FencedProducer, RecordBatch
 from headwater.kafka.settings import REQUEST_SECONDS_MAX, KafkaSettings
 from headwater.kafka.tails import OffsetRange, PartitionReader, Scan, open_reader
-from headwater.kafka.topics import TOPIC_SETTINGS, KafkaTopics
+from headwater.kafka.topics import RECORD_BYTES_MAX, TOPIC_SETTINGS, KafkaTopics
 from headwater.kafka.values import (
     AVRO_CONTENT,
     JSON_CONTENT,
@@ -44,12 +45,15 @@ from headwater.kafka.values import (
 
 __all__ = [
     "AVRO_CONTENT",
+    "FETCH_VERSION_OF_3_5",
     "JSON_CONTENT",
     "JSON_DECODER",
     "JSON_ENCODER",
+    "RECORD_BYTES_MAX",
     "REQUEST_SECONDS_MAX",
     "TOPIC_SETTINGS",
     "BrokerDenied",
+    "ClusterFacts",
     "EncodedValue",
     "Envelope",
     "FencedProducer",
@@ -57,11 +61,13 @@ __all__ = [
     "KafkaTopics",
     "OffsetRange",
     "Partition",
+    "PartitionFacts",
     "PartitionReader",
     "Provenance",
     "Record",
     "RecordBatch",
     "Scan",
+    "TopicFacts",
     "ValueDecoder",
     "ValueEncoder",
     "check_broker",
@@ -69,6 +75,7 @@ __all__ = [
     "decode_record",
     "encode_envelope",
     "event_topic",
+    "inspect_cluster",
     "json_text",
     "kind_of",
     "open_reader",

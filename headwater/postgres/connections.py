@@ -175,11 +175,12 @@ class Database:
         except StorageUnavailable as error:
             raise StorageUnavailable(f"{error} (tried {self.address})") from error.__cause__
         except (asyncpg.InterfaceError, ValueError, OverflowError) as error:
-            raise UsageError(
-                f"the address {self.address!r} cannot be used: {error}; write postgresql://user:password@host:port/database"
-            ) from error
+            raise self._unusable(error) from error
         if self.is_pooled_by_transaction:
             await self._look_at_pooler()
+
+    def _unusable(self, error: Exception) -> UsageError:
+        return UsageError(f"the address {self.address!r} cannot be used: {error}; write postgresql://user:password@host:port/database")
 
     def _connect_options(self) -> dict[str, Any]:
         pooled = self.is_pooled_by_transaction
@@ -265,6 +266,25 @@ class Database:
                 connection.terminate()
                 raise
             return connection
+
+    @asynccontextmanager
+    async def looking(self) -> AsyncGenerator[Connection]:
+        """A connection of its own for those who only look: unlike any other it opens no epoch. Needs no open database, and closes at the end.
+
+        Raises:
+            StorageUnavailable: nobody answers at the address.
+            UsageError: the address cannot be parsed, or the database does not exist.
+        """
+        try:
+            with translate_errors():
+                connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(self._dsn, **self._connect_options())
+        except (asyncpg.InterfaceError, ValueError, OverflowError) as error:
+            raise self._unusable(error) from error
+        try:
+            with translate_errors(is_connecting=False):
+                yield cast("Connection", connection)
+        finally:
+            connection.terminate()
 
     async def joined(self, connection: CallerConnection) -> Connection:
         """A caller's connection, inside an open transaction, on which Headwater's statements reach this database's log.

@@ -17,7 +17,15 @@ SELECT appends.position,
            AND locks.database = (SELECT databases.oid FROM pg_database AS databases WHERE databases.datname = current_database())
            AND locks.classid::bigint >> 16 = headwater.append_lock_namespace()) AS appends
   LEFT JOIN pg_stat_activity AS activity ON activity.pid = appends.pid
-  LEFT JOIN pg_prepared_xacts AS prepared ON appends.pid IS NULL AND appends.virtualtransaction = '-1/' || prepared.transaction::text
+  -- A prepared transaction keeps its session's virtual transaction until the server restarts; its lock on its own id goes with it.
+  LEFT JOIN pg_prepared_xacts AS prepared
+    ON appends.pid IS NULL
+   AND EXISTS (SELECT
+                 FROM pg_locks AS ids
+                WHERE ids.locktype = 'transactionid'
+                  AND ids.pid IS NULL
+                  AND ids.virtualtransaction = appends.virtualtransaction
+                  AND ids.transactionid = prepared.transaction)
  WHERE appends.position <= $1
  ORDER BY appends.position,
           began_at

@@ -1,0 +1,3 @@
+-- The server's clock.
+-- Returns one timestamptz. Takes no locks.
+SELECT clock_timestamp()
