@@ -41,8 +41,8 @@ def run_migrate(request: MigrateRequest) -> int:
 
 
 async def _migrate(request: MigrateRequest) -> int:
-    settings = load_settings()
-    schema = check_schema(request.schema or settings.log_schema)
+    settings = load_settings(log_schema=request.schema)
+    schema = check_schema(settings.log_schema)
     roles = Roles.named(request.role_prefix or schema) if request.roles or request.role_prefix else None
     if roles is not None and request.sql:
         print(roles_script(roles, schema=schema), end="")

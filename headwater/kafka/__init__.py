@@ -28,6 +28,7 @@ from headwater.kafka.envelope import (
 from headwater.kafka.errors import BrokerDenied, translate_kafka_errors
 from headwater.kafka.partitions import Partition, partition_of
 from headwater.kafka.producer import FencedProducer, RecordBatch
+from headwater.kafka.security import KafkaSecurity
 from headwater.kafka.settings import REQUEST_SECONDS_MAX, KafkaSettings
 from headwater.kafka.tails import OffsetRange, PartitionReader, Scan, open_reader
 from headwater.kafka.topics import TOPIC_SETTINGS, KafkaTopics
@@ -53,6 +54,7 @@ __all__ = [
     "EncodedValue",
     "Envelope",
     "FencedProducer",
+    "KafkaSecurity",
     "KafkaSettings",
     "KafkaTopics",
     "OffsetRange",
