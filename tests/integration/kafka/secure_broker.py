@@ -32,6 +32,8 @@ _SECONDS_MAX: Final = 30
 _SCRAM_DIGESTS: Final = {1: "sha256", 2: "sha512"}
 _ITERATIONS: Final = 4096
 _NO_TAGS: Final = b"\x00"
+_NO_ITEMS: Final = b"\x01"
+_ONE_ITEM: Final = b"\x02"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,8 @@ def secure_broker(folder: Path) -> Iterator[SecureBroker]:
         return text + "".join(f"{name}={value}\n" for name, value in _properties(given, ports, authority).items())
 
     with patch.object(kafka_node, "node_properties", with_listeners), EmbeddedKafka() as kafka:
-        _make_scram_users(kafka.bootstrap)
+        for number, digest in _SCRAM_DIGESTS.items():
+            _make_scram_user(kafka.bootstrap, number, digest)
         addresses = {name: f"{LOOPBACK}:{port}" for name, port in ports.items()}
         broker = SecureBroker(kafka.bootstrap, **addresses, authority=authority)
         asyncio.run(_until_known(broker))
@@ -93,29 +96,21 @@ def _properties(given: dict[str, str], ports: dict[str, int], authority: Authori
     return properties
 
 
-def _make_scram_users(bootstrap: str) -> None:
-    """One user for each SCRAM mechanism, by AlterUserScramCredentials; aiokafka's admin client does not know that request, version 0."""
+def _make_scram_user(bootstrap: str, mechanism_number: int, digest: str) -> None:
+    """A user for one SCRAM mechanism, by AlterUserScramCredentials version 0, which aiokafka's admin client does not know."""
     salt = b"0123456789abcdef"
-    upsertions = [
-        _short(USERNAME.encode())
-        + struct.pack(">bi", number, _ITERATIONS)
-        + _short(salt)
-        + _short(hashlib.pbkdf2_hmac(digest, PASSWORD.encode(), salt, _ITERATIONS))
-        + _NO_TAGS
-        for number, digest in _SCRAM_DIGESTS.items()
-    ]
+    salted = hashlib.pbkdf2_hmac(digest, PASSWORD.encode(), salt, _ITERATIONS)
+    user = _short(USERNAME.encode()) + struct.pack(">bi", mechanism_number, _ITERATIONS) + _short(salt) + _short(salted) + _NO_TAGS
     header = struct.pack(">hhih", 51, 0, 1, -1) + _NO_TAGS
-    deletions = bytes([1])
-    request = header + deletions + bytes([len(upsertions) + 1]) + b"".join(upsertions) + _NO_TAGS
+    request = header + _NO_ITEMS + _ONE_ITEM + user + _NO_TAGS
     host, _, port = bootstrap.partition(":")
     with socket.create_connection((host, int(port)), timeout=_SECONDS_MAX) as connection, connection.makefile("rb") as answer:
         connection.sendall(struct.pack(">i", len(request)) + request)
         (size,) = struct.unpack(">i", answer.read(4))
         outcome = answer.read(size)
-    # Correlation id, tags, throttle time; then for each user, here both, a name and an error code.
-    found = outcome[4 + 1 + 4 :]
-    first_code = struct.unpack_from(">h", found, 1 + 1 + len(USERNAME))[0]
-    assert first_code == 0, outcome
+    # Correlation id, tags, throttle time, number of users, the user's name, then the error code.
+    (code,) = struct.unpack_from(">h", outcome, 4 + 1 + 4 + 1 + 1 + len(USERNAME))
+    assert code == 0, outcome
 
 
 def _short(content: bytes) -> bytes:

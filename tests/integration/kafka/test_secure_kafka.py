@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from headwater import Event, Service
 from headwater.bus.kafka import KafkaSource
+from headwater.cli.running import run_async
 from headwater.config import Settings
 from headwater.errors import BrokerUnavailable, ConfigurationError, HeadwaterError
 from headwater.kafka import KafkaSecurity, KafkaSettings, KafkaTopics, Partition, check_broker, open_reader
@@ -34,7 +35,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureBroker]:
 
 
 @pytest.fixture
-async def connected(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[set[tuple[int, str]]]:
+def connected(monkeypatch: pytest.MonkeyPatch) -> set[tuple[int, str]]:
     """Port and protocol of every connection that aiokafka makes."""
     made: set[tuple[int, str]] = set()
     connect = AIOKafkaConnection.connect
@@ -44,7 +45,7 @@ async def connected(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[set[tuple[
         return await connect(self)
 
     monkeypatch.setattr(AIOKafkaConnection, "connect", noted)
-    yield made
+    return made
 
 
 class _Nobody:
@@ -71,7 +72,7 @@ async def round_trip(settings: KafkaSettings) -> None:
     finally:
         await producer.abandon()
     async with open_reader(settings) as reader:
-        assert (await reader.offsets([partition]))[partition].end == offset + 1
+        assert (await reader.bounds([partition]))[partition].end == offset + 1
     source, listener = KafkaSource(settings, group=topic), _Nobody()
     await source.open([topic], listener)
     try:
@@ -117,6 +118,10 @@ async def test_a_service_runs_over_tls_with_a_login(postgres_dsn: str, broker: S
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 async def test_one_record_goes_there_and_back_with_each_mechanism(broker: SecureBroker, mechanism: str) -> None:
     await round_trip(KafkaSettings.parse(broker.secure, topic_partitions=1, security=broker.sasl_ssl(mechanism)))
+
+
+def test_on_the_loop_that_commands_run_on(broker: SecureBroker) -> None:
+    run_async(round_trip(KafkaSettings.parse(broker.secure, topic_partitions=1, security=broker.sasl_ssl())))
 
 
 async def test_a_login_in_the_clear(broker: SecureBroker) -> None:
