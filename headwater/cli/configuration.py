@@ -62,11 +62,14 @@ def _check() -> None:
     from headwater.config import load_settings
     from headwater.kafka import KafkaSecurity, KafkaSettings
     from headwater.postgres import check_address, check_schema
+    from headwater.privacy import MasterKey
 
     settings = load_settings()
     check_schema(settings.log_schema)
     if settings.postgres is not None:
         check_address(settings.postgres)
+    if settings.master_key is not None:
+        MasterKey.parse(settings.master_key.get_secret_value())
     security = KafkaSecurity.of(settings)
     if settings.kafka is not None:
         KafkaSettings.parse(settings.kafka, security=security)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -37,11 +38,13 @@ def read_checked_file(settings_class: type[BaseSettings]) -> CheckedFile | None:
         return None
     entries, faults = read_entries(path)
     fields = fields_by_name(settings_class)
-    faults += [fault for entry in entries if (fault := _fault_of(entry, settings_class, fields)) is not None]
+    wrong = (fault for entry in entries if (fault := _fault_of(entry, settings_class, fields)) is not None)
+    # Both come in the order of the file, so the first of all are among these; naming the nearest setting for thousands would take long.
+    faults += islice(wrong, FAULTS_SHOWN_MAX + 1)
     if faults:
-        shown = sorted(faults, key=lambda fault: (fault.line, fault.column))[:FAULTS_SHOWN_MAX]
-        more = [f"(and {len(faults) - len(shown)} more)"] if len(faults) > len(shown) else []
-        raise ConfigurationError("\n".join([*(fault.at(path) for fault in shown), *more]))
+        faults.sort(key=lambda fault: (fault.line, fault.column))
+        more = ["(and more)"] if len(faults) > FAULTS_SHOWN_MAX else []
+        raise ConfigurationError("\n".join([*(fault.at(path) for fault in faults[:FAULTS_SHOWN_MAX]), *more]))
     return CheckedFile(path, {fields[entry.name]: entry for entry in entries})
 
 
@@ -95,5 +98,7 @@ class FileSource(PydanticBaseSettingsSource):
         checked = read_checked_file(self.settings_cls)
         if checked is None:
             return {}
-        fields = self.settings_cls.model_fields
-        return {str(fields[name].validation_alias or name): entry.value for name, entry in checked.entries.items()}
+        fields, said = self.settings_cls.model_fields, self.current_state
+        keys = {name: str(fields[name].validation_alias or name) for name in checked.entries}
+        # A field with an alias may have been set under its own name, beside which a value under the alias would count.
+        return {keys[name]: entry.value for name, entry in checked.entries.items() if name not in said and keys[name] not in said}

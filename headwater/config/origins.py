@@ -52,8 +52,10 @@ def effective_settings() -> list[EffectiveSetting]:
 def _effective(field: str, settings: Settings, checked: CheckedFile | None, variables: set[str]) -> EffectiveSetting:
     name = setting_name(Settings, field)
     value, variable = masked(field, getattr(settings, field)), f"{PREFIX}{name.upper()}"
-    if variable in variables:
-        return EffectiveSetting(name, value, "environment", variable)
+    # pydantic-settings also knows a field by its name in code: HEADWATER_LOG_SCHEMA besides HEADWATER_SCHEMA.
+    for known in (variable, f"{PREFIX}{field.upper()}"):
+        if known in variables:
+            return EffectiveSetting(name, value, "environment", known)
     if checked is not None and field in checked.entries:
         return EffectiveSetting(name, value, "file", variable, checked.path, checked.entries[field].line)
     return EffectiveSetting(name, value, "default", variable)

@@ -84,18 +84,16 @@ def read_entries(path: Path) -> tuple[list[Entry], list[Fault]]:
         ConfigurationError: it is no file, cannot be read, or is larger than FILE_BYTES_MAX.
     """
     content = _read(path)
-    entries: list[Entry] = []
+    entries: dict[str, Entry] = {}
     faults: list[Fault] = []
     try:
         for entry in _entries(_decode(content)):
-            if (first := next((known for known in entries if known.name == entry.name), None)) is not None:
+            if (first := entries.setdefault(entry.name, entry)) is not entry:
                 what = f"{printable_name(entry.name)} is set twice, first in line {first.line}; keep one"
                 faults.append(Fault(entry.line, entry.column, what))
-            else:
-                entries.append(entry)
     except _Faulty as stop:
         faults.append(stop.fault)
-    return entries, faults
+    return list(entries.values()), faults
 
 
 def _is_file(path: Path) -> bool:

@@ -218,7 +218,7 @@ class Service:
             self._parts = None
 
     async def _open_parts(self, stack: AsyncExitStack, settings: Settings, *, needs_kafka: bool) -> Parts:
-        security = KafkaSecurity.of(settings)
+        security = KafkaSecurity.of(settings) if needs_kafka else None
         await SHARED_SERVERS.start(postgres=settings.postgres is None, kafka=needs_kafka and settings.kafka is None)
         dsn = settings.postgres or await SHARED_SERVERS.database(self.name)
         database = await stack.enter_async_context(

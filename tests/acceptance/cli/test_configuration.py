@@ -19,7 +19,7 @@ kafka_security_protocol: SASL_SSL
 kafka_sasl_mechanism: SCRAM-SHA-512
 kafka_sasl_username: shop
 kafka_sasl_password: s3cret
-master_key: s3cret
+master_key: czNjcmV0czNjcmV0czNjcmV0czNjcmV0czNjcmV0czM=
 """
 
 
@@ -32,6 +32,7 @@ def test_show_tells_every_setting_and_where_it_comes_from(headwater: Command) ->
     outcome = headwater.run("config", "show", HEADWATER_TOPIC_PARTITIONS="12", HEADWATER_KAFKA="other.example:9093")
     assert (outcome.returncode, outcome.stderr) == (0, "")
     assert "s3cret" not in outcome.stdout
+    assert "czNjcmV0" not in outcome.stdout
     rows = {line.split()[0]: line.split()[1:] for line in outcome.stdout.splitlines() if line.strip()}
     assert rows["file:"] == ["headwater.yaml"]
     assert rows["postgres"] == ["postgresql://shop:***@db.example/shop?sslmode=require", "headwater.yaml:2"]
@@ -47,6 +48,7 @@ def test_show_as_json_is_for_programs(headwater: Command) -> None:
     outcome = headwater.run("config", "show", "--json", HEADWATER_LOG_LEVEL="debug")
     assert outcome.returncode == 0
     assert "s3cret" not in outcome.stdout
+    assert "czNjcmV0" not in outcome.stdout
     shown = json.loads(outcome.stdout)
     assert shown["file"] == "headwater.yaml"
     assert [setting["name"] for setting in shown["settings"]] == list(fields_by_name(Settings))
@@ -80,6 +82,7 @@ def test_check_of_a_sound_file(headwater: Command) -> None:
         ("kafka: [\n", {}, "headwater.yaml:1:8: "),
         ("log_level: info\n", {"HEADWATER_LOG_LEVEL": "loud"}, "HEADWATER_LOG_LEVEL: "),
         ("log_level: info\n", {"HEADWATER_CONFIG": "nowhere.yaml"}, "HEADWATER_CONFIG names nowhere.yaml"),
+        ("master_key: s3cret\n", {}, "HEADWATER_MASTER_KEY must be 32 bytes in base64"),
         ("schema: Acme\n", {}, "a log's schema cannot be named 'Acme'"),
         ("postgres: mysql://me:s3cret@host/db\n", {}, "cannot be used"),
         ("postgres: postgresql://me:s3cret@host/db?sslmode=verify-full&sslrootcert=ca.pem\n", {}, "sslrootcert=ca.pem, where there is no file"),

@@ -86,6 +86,17 @@ def test_the_environment_is_known_in_any_case(monkeypatch: pytest.MonkeyPatch) -
     assert (found.value, found.source) == ("small:1", "environment")
 
 
+def test_a_variable_named_as_in_code_is_told_as_such(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("schema: file\n")
+    monkeypatch.setenv("HEADWATER_LOG_SCHEMA", "code")
+    (found,) = [setting for setting in effective_settings() if setting.name == "schema"]
+    assert found.value == load_settings().log_schema
+    assert (found.value, found.origin) == ("code", "HEADWATER_LOG_SCHEMA")
+    monkeypatch.setenv("HEADWATER_SCHEMA", "first")
+    (found,) = [setting for setting in effective_settings() if setting.name == "schema"]
+    assert (found.value, found.origin) == ("first", "HEADWATER_SCHEMA")
+
+
 def test_secrets_are_masked(write: Write) -> None:
     write("postgres: postgresql://me:s3cret@host/db?sslmode=require&sslpassword=s3cret\nmaster_key: s3cret\nkafka_sasl_password: s3cret\n")
     shown = {setting.name: setting.value for setting in effective_settings()}

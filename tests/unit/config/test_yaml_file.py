@@ -12,6 +12,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from headwater.clock import SYSTEM_CLOCK
 from headwater.config import FILE_BYTES_MAX, Settings, load_settings
 from headwater.config.file_source import FAULTS_SHOWN_MAX, fields_by_name
 from headwater.errors import ConfigurationError
@@ -143,7 +144,16 @@ def test_faults_without_number_are_told_in_part(write: Write) -> None:
     write("".join(f"unknown_{number}: 1\n" for number in range(FAULTS_SHOWN_MAX + 5)))
     told = faults()
     assert len(told) == FAULTS_SHOWN_MAX + 1
-    assert told[-1] == "(and 5 more)"
+    assert told[-1] == "(and more)"
+
+
+def test_thousands_of_faults_take_no_time(write: Write) -> None:
+    """Each kind at its most for the size: the work is bounded by what is shown."""
+    for line in ("a{}: 1\n", "kafka: {}\n", "kafka_{}: [\n"):
+        write("".join(line.format(number) for number in range(4_000))[: FILE_BYTES_MAX - 100])
+        started = SYSTEM_CLOCK.monotonic()
+        assert len(faults()) <= FAULTS_SHOWN_MAX + 1
+        assert SYSTEM_CLOCK.monotonic() - started < 10
 
 
 def test_a_value_is_never_repeated(write: Write) -> None:
