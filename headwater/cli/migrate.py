@@ -48,7 +48,9 @@ async def _migrate(request: MigrateRequest) -> int:
         print(roles_script(roles, schema=schema), end="")
         return 0
     if settings.postgres is None:
-        raise ConfigurationError("which database? set HEADWATER_POSTGRES=postgresql://user:password@host:port/database")
+        raise ConfigurationError(
+            "which database? set HEADWATER_POSTGRES=postgresql://user:password@host:port/database, or `postgres` in headwater.yaml"
+        )
     pooling = settings.postgres_pooling
     async with (
         Database(settings.postgres, connections_max=1, schema=schema, pooling=pooling) as database,
