@@ -51,7 +51,7 @@ test-unit: setup ## the tests that need no server
 	@$(BIN)/pytest tests/unit $(ARGS)
 
 # Servers that Headwater does not bring along: at full count a missing one fails, here and not elsewhere.
-FOREIGN := tests/integration/postgres/test_versions.py tests/integration/postgres/test_pgbouncer.py
+FOREIGN := tests/integration/postgres/test_versions.py tests/integration/postgres/test_pgbouncer.py tests/integration/postgres/test_tls.py
 
 test-full: setup ## the fault tests at full count, and PostgreSQL 15 and PgBouncer; resumable, summaries in docs/evidence/
 	@HEADWATER_TEST_FULL=1 $(BIN)/pytest tests/fault $(FOREIGN) $(ARGS)

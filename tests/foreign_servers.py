@@ -10,7 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +50,8 @@ class _OlderFiles(PostgresFiles):
 class OlderPostgres(EmbeddedPostgres):
     """A server from the programs of another PostgreSQL."""
 
-    def __init__(self, programs: Path) -> None:
-        super().__init__(settings={"fsync": "off", "full_page_writes": "off"})
+    def __init__(self, programs: Path, settings: Mapping[str, str] | None = None) -> None:
+        super().__init__(settings={"fsync": "off", "full_page_writes": "off", **(settings or {})})
         self._programs = programs
 
     def _start_new(self) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from headwater.cli.archive import archive_command, close_command
+from headwater.cli.configuration import config_commands
 from headwater.cli.dead_letters import dead_letter_commands
 from headwater.cli.log import log_commands, stream_commands
 from headwater.cli.log_files import export_command, import_command
@@ -30,7 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Event sourcing and an event bus: an append-only PostgreSQL log, relayed to Kafka, with exactly-once effects.",
-    epilog="Start with `headwater demo`. HEADWATER_POSTGRES and HEADWATER_KAFKA point every command at your own servers.",
+    epilog="Start with `headwater demo`. HEADWATER_POSTGRES and HEADWATER_KAFKA, or `postgres:` and `kafka:` in headwater.yaml, point every "
+    "command at your own servers; `headwater config show` tells what counts.",
 )
 GROUPS: Final = {
     "log": log_commands,
@@ -39,6 +41,7 @@ GROUPS: Final = {
     "projections": projection_commands,
     "sagas": saga_commands,
     "dead-letters": dead_letter_commands,
+    "config": config_commands,
 }
 
 
@@ -209,7 +212,8 @@ def run(arguments: list[str] | None = None) -> int:
     """Run one command line and return its exit status; errors are told on standard error, as JSON where JSON was asked for."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        if arguments and "--help" not in arguments:
+        # The commands of `config` tell of a faulty configuration themselves.
+        if arguments and arguments[0] != "config" and "--help" not in arguments:
             _configure()
         outcome: Any = app(arguments, standalone_mode=False)
         return outcome if isinstance(outcome, int) else 0

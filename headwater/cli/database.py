@@ -17,10 +17,10 @@ CONNECTIONS_MAX: Final = 2
 
 @asynccontextmanager
 async def open_database() -> AsyncGenerator[Database]:
-    """The database of HEADWATER_POSTGRES, open and with the schema of this version.
+    """The database of the setting `postgres`, open and with the schema of this version.
 
     Raises:
-        ConfigurationError: the variable is not set.
+        ConfigurationError: it is not set.
         MigrationNeeded: the schema is another; the message says what to run.
         StorageUnavailable: nobody answers there.
     """
@@ -31,7 +31,8 @@ async def open_database() -> AsyncGenerator[Database]:
     dsn = settings.postgres
     if dsn is None:
         raise ConfigurationError(
-            "which database? set HEADWATER_POSTGRES=postgresql://user:password@host:port/database (an embedded one would be empty)"
+            "which database? set HEADWATER_POSTGRES=postgresql://user:password@host:port/database, or `postgres` in headwater.yaml "
+            "(an embedded one would be empty)"
         )
     async with Database(
         dsn,

@@ -41,14 +41,16 @@ def run_migrate(request: MigrateRequest) -> int:
 
 
 async def _migrate(request: MigrateRequest) -> int:
-    settings = load_settings()
-    schema = check_schema(request.schema or settings.log_schema)
+    settings = load_settings(log_schema=request.schema)
+    schema = check_schema(settings.log_schema)
     roles = Roles.named(request.role_prefix or schema) if request.roles or request.role_prefix else None
     if roles is not None and request.sql:
         print(roles_script(roles, schema=schema), end="")
         return 0
     if settings.postgres is None:
-        raise ConfigurationError("which database? set HEADWATER_POSTGRES=postgresql://user:password@host:port/database")
+        raise ConfigurationError(
+            "which database? set HEADWATER_POSTGRES=postgresql://user:password@host:port/database, or `postgres` in headwater.yaml"
+        )
     pooling = settings.postgres_pooling
     async with (
         Database(settings.postgres, connections_max=1, schema=schema, pooling=pooling) as database,

@@ -41,7 +41,9 @@ def require_named_database() -> None:
         ConfigurationError: nobody did.
     """
     if load_settings().postgres is None:
-        raise ConfigurationError("which log? set HEADWATER_POSTGRES to the database of the service (an embedded one starts empty)")
+        raise ConfigurationError(
+            "which log? set HEADWATER_POSTGRES, or `postgres` in headwater.yaml, to the database of the service (an embedded one starts empty)"
+        )
 
 
 async def replay_shown(service: Service, name: str, *, quiet: bool) -> RebuildProgress:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import tomllib
 from pathlib import Path
 
+from headwater.config import load_settings
 from headwater.errors import TargetNotFound
 from headwater.service import Service
-
-SERVICE_VARIABLE = "HEADWATER_SERVICE"
 
 
 def load_service(target: str | None) -> Service:
     """Import the service that `module:attribute` names; without a target, the one service that can be found from here.
 
-    Looks in `HEADWATER_SERVICE`, then `[tool.headwater] service = "module:attribute"` in pyproject.toml, then for the one file of this folder that
-    makes a `Service`.
+    Looks in the setting `service` (`HEADWATER_SERVICE`, or the configuration file), then in `[tool.headwater] service = "module:attribute"` in
+    pyproject.toml, then for the one file of this folder that makes a `Service`.
 
     Raises:
         TargetNotFound: with what was found instead.
@@ -50,8 +48,8 @@ def _split(target: str) -> tuple[str, str]:
 
 
 def _find_target() -> str:
-    if variable := os.environ.get(SERVICE_VARIABLE):
-        return variable
+    if configured := load_settings().service:
+        return configured
     project = Path("pyproject.toml")
     if project.is_file():
         table = tomllib.loads(project.read_text(encoding="utf-8")).get("tool", {}).get("headwater", {})
@@ -63,7 +61,7 @@ def _find_target() -> str:
         return found[0]
     several = f"several were found ({', '.join(found)})" if found else "none was found in this folder"
     raise TargetNotFound(
-        f'which service? {several}; say it with --service module:attribute, {SERVICE_VARIABLE}, or [tool.headwater] service = "…"'
+        f'which service? {several}; say it with --service module:attribute, HEADWATER_SERVICE, or [tool.headwater] service = "…"'
     )
 
 

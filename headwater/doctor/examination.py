@@ -19,7 +19,7 @@ from headwater.doctor.own_checks import OWN_CHECKS, master_key_of_keys
 from headwater.doctor.postgres import read_postgres
 from headwater.doctor.postgres_checks import POSTGRES_CHECKS
 from headwater.errors import ConfigurationError, HeadwaterError, UsageError
-from headwater.kafka import KafkaSettings, inspect_cluster, topic_of
+from headwater.kafka import KafkaSecurity, KafkaSettings, inspect_cluster, topic_of
 from headwater.messages import are_events_personal
 from headwater.postgres import Database, topic_prefix
 from headwater.privacy import MasterKey, require_cipher
@@ -127,7 +127,7 @@ async def _examine_kafka(settings: Settings, topics: Iterable[str]) -> list[Find
     if settings.kafka is None:
         return [_embedded(KAFKA_REACHED, "HEADWATER_KAFKA", "host:port,host:port")]
     try:
-        kafka = KafkaSettings.parse(settings.kafka, client_id="headwater-doctor")
+        kafka = KafkaSettings.parse(settings.kafka, client_id="headwater-doctor", security=KafkaSecurity.of(settings))
         cluster = await inspect_cluster(kafka, topics)
     except HeadwaterError as error:
         unreached = KAFKA_REACHED.failure(

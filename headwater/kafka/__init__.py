@@ -29,6 +29,7 @@ from headwater.kafka.errors import BrokerDenied, translate_kafka_errors
 from headwater.kafka.inspection import FETCH_VERSION_OF_3_5, ClusterFacts, PartitionFacts, TopicFacts, inspect_cluster
 from headwater.kafka.partitions import Partition, partition_of
 from headwater.kafka.producer import FencedProducer, RecordBatch
+from headwater.kafka.security import KafkaSecurity
 from headwater.kafka.settings import REQUEST_SECONDS_MAX, KafkaSettings
 from headwater.kafka.tails import OffsetRange, PartitionReader, Scan, open_reader
 from headwater.kafka.topics import RECORD_BYTES_MAX, TOPIC_SETTINGS, KafkaTopics
@@ -57,6 +58,7 @@ __all__ = [
     "EncodedValue",
     "Envelope",
     "FencedProducer",
+    "KafkaSecurity",
     "KafkaSettings",
     "KafkaTopics",
     "OffsetRange",

@@ -67,7 +67,7 @@ def translate_kafka_errors(settings: KafkaSettings, doing: str) -> Generator[Non
     except (kafka.KafkaConnectionError, OSError) as error:
         raise BrokerUnavailable(
             f"Kafka at {settings.address} cannot be reached (while {doing}): {_words(error)}. Check that it runs and that HEADWATER_KAFKA "
-            "names it; nothing is lost, and what waits is sent once it is back"
+            f"names it{_security_hint(settings)}; nothing is lost, and what waits is sent once it is back"
         ) from error
     except kafka.KafkaError as error:
         raise BrokerUnavailable(
@@ -87,6 +87,16 @@ def error_of_code(code: int, doing: str) -> HeadwaterError:
     if isinstance(kafka.for_code(code)(), _DENIED):
         return BrokerDenied(f"Kafka refused this client ({name}, code {code}) while {doing}; grant it the right, then retry")
     return BrokerUnavailable(f"Kafka answered {name} (code {code}) while {doing}; nothing is lost, it is tried again")
+
+
+def _security_hint(settings: KafkaSettings) -> str:
+    """Aiokafka tells no more than that it could not connect, when certificate, login or protocol were at fault; its log does."""
+    security = settings.security
+    if not security.has_tls and not security.has_login:
+        return ", without TLS or a login (else set HEADWATER_KAFKA_SECURITY_PROTOCOL)"
+    certificate = ", that its certificate is for this host and signed by an authority in kafka_ssl_cafile" if security.has_tls else ""
+    login = ", that the login is right and its mechanism on offer" if security.has_login else ""
+    return f", that it speaks {security.protocol} there{certificate}{login} (the log of aiokafka has the cause)"
 
 
 def _words(error: BaseException) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from headwater.errors import ConfigurationError
+from headwater.kafka.security import KafkaSecurity
 
 REQUEST_SECONDS_MAX: Final = 10.0
 """How long one request may take; a broker that is silent for longer counts as gone."""
@@ -26,6 +27,8 @@ class KafkaSettings:
     """-1 takes the broker's default."""
     topic_prefix: str = ""
     """Before every topic's and group's name, so that the logs of one database do not meet in Kafka."""
+    security: KafkaSecurity = field(default_factory=KafkaSecurity)
+    """TLS and login; neither by default."""
 
     @classmethod
     def parse(
@@ -36,6 +39,7 @@ class KafkaSettings:
         topic_partitions: int = 6,
         topic_replication_factor: int = -1,
         topic_prefix: str = "",
+        security: KafkaSecurity | None = None,
     ) -> Self:
         """Read `host:port,host:port`.
 
@@ -45,7 +49,8 @@ class KafkaSettings:
         parts = tuple(part.strip() for part in address.split(",") if part.strip())
         if not parts:
             raise ConfigurationError("the address of Kafka is empty; set HEADWATER_KAFKA to host:port, or several with commas between")
-        return cls(tuple(map(_checked_host, parts)), client_id, topic_partitions, topic_replication_factor, topic_prefix)
+        hosts = tuple(map(_checked_host, parts))
+        return cls(hosts, client_id, topic_partitions, topic_replication_factor, topic_prefix, security or KafkaSecurity())
 
     @property
     def address(self) -> str:
@@ -53,18 +58,24 @@ class KafkaSettings:
         return ",".join(self.bootstrap)
 
     def client_options(self) -> dict[str, Any]:
-        """What every aiokafka client takes."""
+        """What every aiokafka client takes; none is made without it."""
         return {
             "bootstrap_servers": list(self.bootstrap),
             "client_id": self.client_id,
             "request_timeout_ms": int(REQUEST_SECONDS_MAX * 1000),
             "metadata_max_age_ms": int(METADATA_SECONDS_MAX * 1000),
+            **self.security.client_options(),
         }
 
 
 def _checked_host(part: str) -> str:
-    if "://" in part:
+    if "://" in part and "@" not in part:
         raise ConfigurationError(f"the address of Kafka {part!r} has a scheme; write host:port only, as in HEADWATER_KAFKA=localhost:9092")
+    if "@" in part:
+        raise ConfigurationError(
+            "the address of Kafka holds a login; write host:port only in HEADWATER_KAFKA, and the login in HEADWATER_KAFKA_SASL_USERNAME and "
+            "HEADWATER_KAFKA_SASL_PASSWORD"
+        )
     host, _, port = part.rpartition(":")
     if not host.strip("[]") or not port.isascii() or not port.isdecimal() or not 1 <= int(port) <= _PORT_MAX:
         raise ConfigurationError(f"the address of Kafka {part!r} is not host:port, as in HEADWATER_KAFKA=localhost:9092")

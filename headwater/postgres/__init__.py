@@ -8,6 +8,7 @@ Connections come from outside: inside a room, a function that touches the databa
 outermost object opens one.
 """
 
+from headwater.postgres.addresses import check_address
 from headwater.postgres.connections import (
     CallerConnection,
     Database,
@@ -39,6 +40,7 @@ __all__ = [
     "Roles",
     "apply_migrations",
     "apply_roles",
+    "check_address",
     "check_schema",
     "driver_connection",
     "for_schema",

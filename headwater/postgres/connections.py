@@ -14,6 +14,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from headwater.config import redact
 from headwater.errors import StorageUnavailable, StoreNotOpen, UsageError
+from headwater.postgres.addresses import check_address, unusable_address
 from headwater.postgres.errors import translate_errors
 from headwater.postgres.sessions import Connection, JoinedConnection, PooledConnection, connection_class
 from headwater.postgres.statements import DEFAULT_SCHEMA, check_schema, log_schema, sql_file
@@ -163,10 +164,11 @@ class Database:
 
         Raises:
             StorageUnavailable: nobody answers at the address.
-            UsageError: the address cannot be parsed, or the database does not exist.
+            UsageError: the address cannot be parsed, the database does not exist, or a file for TLS is not there.
         """
         if self._pool is not None:
             return
+        check_address(self._dsn)
         try:
             with translate_errors():
                 self._pool = await asyncpg.create_pool(
@@ -175,12 +177,9 @@ class Database:
         except StorageUnavailable as error:
             raise StorageUnavailable(f"{error} (tried {self.address})") from error.__cause__
         except (asyncpg.InterfaceError, ValueError, OverflowError) as error:
-            raise self._unusable(error) from error
+            raise unusable_address(self._dsn, error) from error
         if self.is_pooled_by_transaction:
             await self._look_at_pooler()
-
-    def _unusable(self, error: Exception) -> UsageError:
-        return UsageError(f"the address {self.address!r} cannot be used: {error}; write postgresql://user:password@host:port/database")
 
     def _connect_options(self) -> dict[str, Any]:
         pooled = self.is_pooled_by_transaction
@@ -279,7 +278,7 @@ class Database:
             with translate_errors():
                 connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(self._dsn, **self._connect_options())
         except (asyncpg.InterfaceError, ValueError, OverflowError) as error:
-            raise self._unusable(error) from error
+            raise unusable_address(self._dsn, error) from error
         try:
             with translate_errors(is_connecting=False):
                 yield cast("Connection", connection)

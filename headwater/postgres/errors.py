@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import datetime
@@ -114,6 +115,10 @@ def translate(error: BaseException, *, is_connecting: bool = True) -> HeadwaterE
         if any(text in str(error) for text in _CLOSED):
             return StorageUnavailable(f"the connection to PostgreSQL is gone ({error}); repeat the call")
         return None
+    if is_connecting and isinstance(error, ssl.SSLError):
+        return StorageUnavailable(
+            f"PostgreSQL was reached, but TLS failed ({error}); see sslmode, sslrootcert and the host's name in HEADWATER_POSTGRES"
+        )
     if is_connecting and isinstance(error, _UNAVAILABLE):
         return StorageUnavailable(
             f"PostgreSQL cannot be reached ({type(error).__name__}: {error}); is it running, and is HEADWATER_POSTGRES right?"

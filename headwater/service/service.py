@@ -26,7 +26,7 @@ from headwater.eventstore import (
     Subscription,
     decide,
 )
-from headwater.kafka import JSON_ENCODER, KafkaSettings, ValueEncoder, check_broker
+from headwater.kafka import JSON_ENCODER, KafkaSecurity, KafkaSettings, ValueEncoder, check_broker
 from headwater.messages import Event, are_events_personal
 from headwater.postgres import CallerConnection, Database, apply_migrations, require_current_schema, topic_prefix
 from headwater.privacy import ForgottenSubject, KeySource, MasterKey, PersonalData, PostgresSubjectKeys, require_cipher
@@ -74,7 +74,7 @@ class Service:
         name: consumer group, CloudEvents source and, embedded, database; lower-case letters, digits, `-` and `_`, starting with a letter.
         values: what this service's events are on Kafka: Avro in the Confluent wire format, under schemas made from their classes, or JSON. It
             reads both, whatever it writes.
-        settings: where the servers are; by default from the environment when the service opens.
+        settings: where the servers are; by default from the environment and the configuration file when the service opens.
         cached_streams_max: how many folded streams `decide` keeps in this process, at most; by default none. States must not be changed then.
         key_source: finds the keys of personal data that other services sealed; without one, their events come redacted.
     """
@@ -218,6 +218,7 @@ class Service:
             self._parts = None
 
     async def _open_parts(self, stack: AsyncExitStack, settings: Settings, *, needs_kafka: bool) -> Parts:
+        security = KafkaSecurity.of(settings) if needs_kafka else None
         await SHARED_SERVERS.start(postgres=settings.postgres is None, kafka=needs_kafka and settings.kafka is None)
         dsn = settings.postgres or await SHARED_SERVERS.database(self.name)
         database = await stack.enter_async_context(
@@ -242,6 +243,7 @@ class Service:
                 topic_partitions=settings.topic_partitions,
                 topic_replication_factor=settings.topic_replication_factor,
                 topic_prefix=topic_prefix(settings.log_schema),
+                security=security,
             )
             await check_broker(parts.kafka)
         return parts

@@ -116,10 +116,15 @@ def test_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, valu
     ("dsn", "shown"),
     [
         ("postgresql://me:secret@host:5432/db", "postgresql://me:***@host:5432/db"),
-        ("postgresql://me:se%40cret@host/db?sslmode=require&password=secret", "postgresql://me:***@host/db"),
+        ("postgresql://me:se%40cret@host/db?sslmode=require&password=secret", "postgresql://me:***@host/db?sslmode=require"),
         ("postgresql://host/db?password=secret", "postgresql://host/db"),
         ("postgresql://me@host/db", "postgresql://me@host/db"),
         ("postgresql://[half", "(an address that cannot be parsed)"),
+        ("postgresql://me:se/secret@host/db", "(an address that cannot be parsed)"),
+        ("postgresql://me:se#secret@host/db", "(an address that cannot be parsed)"),
+        ("postgresql://me:se?secret@host/db", "(an address that cannot be parsed)"),
+        ("host=db user=me password=secret", "(an address that cannot be parsed)"),
+        ("postgresql://me:secret@@host/db", "postgresql://me:***@host/db"),
     ],
 )
 def test_secrets_are_never_shown(dsn: str, shown: str) -> None:
