@@ -100,7 +100,7 @@ def test_json_is_one_object_a_line_for_each_system_under_the_same_conditions(eve
 
 def test_appends_stand_beside_raw_drivers_another_library_and_the_simple_ways_to_keep_order(everything: Everything) -> None:
     assert everything.systems("append") == {
-        *(HEADWATER, "raw asyncpg", "raw asyncpg, grouped", "one connection per caller"),
+        *(HEADWATER, "headwater, encoded beforehand", "raw asyncpg", "raw asyncpg, grouped", "one connection per caller"),
         *("shared lock, as Headwater", "exclusive lock", "transaction-id watermark", "no order"),
         *("eventsourcing", "eventsourcing, database functions"),
     }
