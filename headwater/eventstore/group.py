@@ -69,13 +69,13 @@ class GroupAppender:
             InvalidEvent: PostgreSQL cannot store it.
             StorageUnavailable: outcome unknown.
         """
-        if not self._database.is_open:
-            raise StoreNotOpen("the database is not open; use it inside `async with`")
         if self._crowd or len(self._waiting) >= UNITS_WAITING_MAX:
             return self._append_from_crowd(unit)
         return self._let_in(unit)
 
     def _let_in(self, unit: Unit) -> asyncio.Future[tuple[AppendResult, ...]]:
+        if not self._database.is_open:
+            raise StoreNotOpen("the database is not open; use it inside `async with`")
         ticket = Ticket(unit, asyncio.get_running_loop().create_future())
         self._waiting.append(ticket)
         if self._free and not self._is_departing:
@@ -218,7 +218,7 @@ class GroupAppender:
     async def _close(self) -> None:
         """Let what is in flight land, then close the connections; who still waits is told."""
         waiting, self._waiting = list(self._waiting), deque()
-        self._admit(len(self._crowd))  # to hear the same
+        self._admit(len(self._crowd))  # to hear that it is closed
         for ticket in waiting:
             ticket.settle(StoreNotOpen("the database was closed before the append began; nothing was stored"))
         while self._flights:  # what was blocked in one flight may leave with another

@@ -17,7 +17,7 @@ from headwater.errors import (
     StoreNotOpen,
     WrongExpectedVersion,
 )
-from headwater.eventstore import AppendCondition, EventQuery, PostgresEventStore, StreamAppend, slow_lane
+from headwater.eventstore import AppendCondition, EventQuery, PostgresEventStore, StreamAppend, group, slow_lane
 from headwater.messages import ANY, AppendResult, NewEvent
 from headwater.postgres import Database
 from headwater.testing import eventually
@@ -36,6 +36,28 @@ async def test_callers_at_once_share_transactions(store: PostgresEventStore, oth
     assert [result.version for result in results] == [1] * 100
     assert sorted(result.global_position for result in results) == await read_positions(store)
     assert await other.fetchval(TRANSACTIONS) <= 4
+
+
+async def test_crowd_is_let_in_by_order(store: PostgresEventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group, "UNITS_WAITING_MAX", 3)
+    results = await asyncio.gather(*(store.append("order-1", [OrderPlaced()], expected_version=ANY) for _ in range(50)))
+    assert [result.version for result in results] == list(range(1, 51))
+
+
+async def test_crowd_hears_that_the_database_was_closed(
+    postgres_dsn: str, other: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody of it is written after the others were told so, on a connection that nobody would close."""
+    monkeypatch.setattr(group, "UNITS_WAITING_MAX", 3)
+    async with Database(postgres_dsn) as database:
+        store = PostgresEventStore(database)
+        calls = [asyncio.create_task(store.append(f"order-{n}", [OrderPlaced()], expected_version=0)) for n in range(20)]
+        await asyncio.sleep(0)
+    outcomes = await asyncio.wait_for(_all(calls), 10)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, StoreNotOpen)]
+    stored = [outcome for outcome in outcomes if isinstance(outcome, AppendResult)]
+    assert (len(refused) + len(stored), len(refused) >= 17) == (20, True)
+    assert await other.fetchval("SELECT count(*) FROM headwater.events") == len(stored)
 
 
 async def test_each_caller_has_his_own_outcome(store: PostgresEventStore) -> None:
