@@ -23,17 +23,20 @@ TAG_CHARACTERS_MAX: Final = 200
 TYPES_REMEMBERED_MAX: Final = 10_000
 """Event types that are known to be fine."""
 
-CONTROL: Final = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+CONTROL_CHARACTERS: Final = "\x00-\x1f\x7f\ud800-\udfff"
+"""Control characters and halves of surrogate pairs, as they stand in a regular expression's brackets."""
+CONTROL: Final = re.compile(f"[{CONTROL_CHARACTERS}]")
 _ESCAPED_NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 @lru_cache(maxsize=TYPES_REMEMBERED_MAX)
-def check_type(event_type: str) -> None:
-    """Refuse types that Kafka's headers cannot carry."""
+def check_type(event_type: str) -> str:
+    """Return the type; refuse those that Kafka's headers cannot carry."""
     if not 1 <= len(event_type) <= EVENT_TYPE_CHARACTERS_MAX or CONTROL.search(event_type):
         raise InvalidEvent(
             f"the event type {event_type[:60]!r} must have 1 to {EVENT_TYPE_CHARACTERS_MAX} characters and no control characters"
         )
+    return event_type
 
 
 def check_metadata(event_type: str, metadata: Mapping[Any, Any]) -> None:

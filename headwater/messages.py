@@ -17,7 +17,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from headwater.checks import CONTROL, check_metadata, check_tags, check_type, field_with_nul, has_nul
+from headwater.checks import CONTROL, CONTROL_CHARACTERS, check_metadata, check_tags, check_type, field_with_nul, has_nul
 from headwater.errors import InvalidEvent, InvalidStreamName, SealBroken, UnknownEventType, UsageError
 from headwater.frozen import maker
 from headwater.personal import PersonalFields, personal_fields_of
@@ -64,7 +64,7 @@ SEALED_FIELDS: Final = "headwater_sealed"
 
 _FIRST_WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z0-9]+|[A-Z]+")
 _CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]*")
-_STREAM_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._]{0,199}(?:-[^\x00-\x1f\x7f\ud800-\udfff]*)?")
+_STREAM_NAME = re.compile(f"[A-Za-z0-9][A-Za-z0-9._]{{0,{CATEGORY_CHARACTERS_MAX - 1}}}(?:-[^{CONTROL_CHARACTERS}]*)?")
 
 
 class LogPosition(NamedTuple):

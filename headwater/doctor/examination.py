@@ -10,6 +10,8 @@ from dataclasses import replace
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from pydantic import SecretStr
+
 from headwater.config import Settings
 from headwater.doctor.facts import KafkaFacts, OwnFacts, PostgresFacts
 from headwater.doctor.findings import Check, FactsT, Finding, Verdict
@@ -163,7 +165,7 @@ def _without_secrets(finding: Finding, settings: Settings) -> Finding:
 
 
 def _secrets(settings: Settings) -> list[str]:
-    secrets = [settings.master_key.get_secret_value()] if settings.master_key is not None else []
+    secrets = [value.get_secret_value() for _, value in settings if isinstance(value, SecretStr)]
     if settings.postgres is not None:
         with suppress(ValueError):
             parts = urlsplit(settings.postgres)

@@ -15,7 +15,7 @@ from uuid import UUID
 from headwater.errors import HeadwaterError, LockTimeout, MigrationNeeded, StorageError
 from headwater.eventstore.appending import Arrays, Outcome, Unit, metadata_text, results_of
 from headwater.messages import AppendResult
-from headwater.postgres import Connection, Database, sql_file, translate, translate_data_errors, translate_errors
+from headwater.postgres import Connection, Database, sql_file, translate_data_errors, translate_errors
 
 _PACKAGE: Final = "headwater.eventstore"
 _PREFER_INDEXES = sql_file(_PACKAGE, "prefer_indexes")
@@ -96,17 +96,17 @@ class Writer:
         if not tickets:
             return
         try:
-            connection = await self._open_connection()
-            # Behind a pooler the session is nobody's, so try_append_one could not rely on its settings.
-            if len(tickets) == 1 and len(tickets[0].event_ids) == 1 and not self._database.is_pooled_by_transaction:
-                await _try_append_one(connection, tickets[0])
-            else:
-                await _try_append_many(connection, tickets)
-        except Exception as error:  # noqa: BLE001 - whose fault it is, the other call will tell
-            translated = translate(error)
-            if isinstance(translated, (MigrationNeeded, StorageError)):
-                translated.__cause__ = error
-                _settle_all(tickets, translated)
+            with translate_errors():
+                connection = await self._open_connection()
+                # Behind a pooler the session is nobody's, so try_append_one could not rely on its settings.
+                if len(tickets) == 1 and len(tickets[0].event_ids) == 1 and not self._database.is_pooled_by_transaction:
+                    await _try_append_one(connection, tickets[0])
+                else:
+                    await _try_append_many(connection, tickets)
+        except (MigrationNeeded, StorageError) as error:
+            _settle_all(tickets, error)
+        except Exception:  # noqa: BLE001 - whose fault it is, the other call will tell
+            return
 
     async def _write_any(self, tickets: Sequence[Ticket]) -> list[Ticket]:
         try:

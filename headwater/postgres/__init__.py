@@ -15,7 +15,7 @@ from headwater.postgres.connections import (
     Pooling,
     driver_connection,
 )
-from headwater.postgres.errors import translate, translate_data_errors, translate_errors
+from headwater.postgres.errors import translate_data_errors, translate_errors
 from headwater.postgres.migrations import (
     Migration,
     MigrationStatus,
@@ -53,7 +53,6 @@ __all__ = [
     "roles_script",
     "sql_file",
     "topic_prefix",
-    "translate",
     "translate_data_errors",
     "translate_errors",
 ]

@@ -187,7 +187,7 @@ def _event(line: int, head: _Head, data: str) -> FileEvent:
             head.position,
             checked_stream_name(head.stream_name),
             head.version,
-            checked_type(head.type),
+            check_type(head.type),
             head.event_id.lower(),
             head.recorded_at,
             _metadata(head.metadata) if head.metadata else "{}",
@@ -202,13 +202,6 @@ def _event(line: int, head: _Head, data: str) -> FileEvent:
 def checked_stream_name(stream_name: str) -> str:
     """Return the name, if it may name a stream; `InvalidStreamName` if not. Streams come again and again in a file."""
     return check_stream_name(stream_name)
-
-
-@lru_cache(maxsize=1_024)
-def checked_type(event_type: str) -> str:
-    """Return the type, if an event may have it; `InvalidEvent` if not."""
-    check_type(event_type)
-    return event_type
 
 
 def _metadata(metadata: Mapping[str, str]) -> str:

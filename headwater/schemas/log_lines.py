@@ -18,9 +18,9 @@ from typing import Any, BinaryIO, Final, NoReturn
 import orjson
 from pydantic import ValidationError
 
-from headwater.checks import METADATA_BYTES_MAX
+from headwater.checks import METADATA_BYTES_MAX, check_type
 from headwater.errors import InvalidEvent, InvalidStreamName, LogFileDamaged
-from headwater.schemas.file_events import VERSION_MAX, FileEvent, LogFileHeader, checked_stream_name, checked_type, damaged, event_from_json
+from headwater.schemas.file_events import VERSION_MAX, FileEvent, LogFileHeader, checked_stream_name, damaged, event_from_json
 
 LINE_BYTES_MAX: Final = 8 * 1024 * 1024
 """The longest line: an event of the largest size, with every character escaped."""
@@ -120,7 +120,7 @@ def _usual_event(line: int, text: bytes) -> FileEvent | None:
             int(position),
             checked_stream_name(stream_name.decode()),
             int(version),
-            checked_type(event_type.decode()),
+            check_type(event_type.decode()),
             event_id.decode(),
             datetime.fromisoformat(moment.decode()),
             metadata.decode(),
