@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -33,6 +32,8 @@ Header = tuple[str, bytes]
 Record = tuple[bytes, bytes, list[Header], int]
 """Key, value, headers and timestamp in milliseconds, as a producer takes them."""
 
+_CONSTANTS_MAX: Final = 1_024
+"""Types of events, names of metadata; a log with more of them forgets and makes them again."""
 _SPEC_VERSION_HEADER: Final = (SPEC_VERSION, b"1.0")
 _PLAIN_METADATA: Final = frozenset({TRACEPARENT, CORRELATION_ID, CAUSATION_ID})
 """Metadata whose header has the same name, so that tools which know nothing of Headwater find it."""
@@ -54,37 +55,94 @@ def topic_of(category: str, prefix: str = "") -> str:
     return prefix + category
 
 
+class RecordEncoder:
+    """Makes the records of one log's events: key is the stream's name, value the event's content, the rest are headers.
+
+    What stays the same from one record to the next is made once; a relay makes tens of thousands a second.
+    """
+
+    __slots__ = ("_content_types", "_log", "_metadata_names", "_source", "_time", "_timestamp_ms", "_types", "_written_at")
+
+    def __init__(self, log_id: UUID, *, source: str) -> None:
+        """Args:
+        source: the CloudEvents source, like `/services/orders`.
+        """
+        self._log, self._source = (LOG_ID, str(log_id).encode()), (SOURCE, source.encode())
+        self._types, self._content_types = _ConstantHeaders(EVENT_TYPE), _ConstantHeaders(CONTENT_TYPE)
+        self._metadata_names = _MetadataNames()
+        self._written_at: datetime | None = None
+        self._time, self._timestamp_ms = (RECORDED_AT, b""), 0
+
+    def encode(self, event: RecordedEvent, encoded: EncodedValue, position: bytes, previous: bytes) -> Record:
+        """The record to send.
+
+        Args:
+            encoded: the value and its content type.
+            position, previous: where the event stands in its log, and its predecessor in the partition: `position_text` of either.
+        """
+        value, content_type = encoded
+        recorded_at = event.recorded_at
+        if recorded_at != self._written_at:
+            # Events of one append share their moment.
+            self._written_at = recorded_at
+            self._time, self._timestamp_ms = (RECORDED_AT, recorded_at.isoformat().encode()), int(recorded_at.timestamp() * 1000)
+        key = event.stream_name.encode()
+        headers: list[Header] = [
+            _SPEC_VERSION_HEADER,
+            (EVENT_ID, str(event.event_id).encode()),
+            self._types[event.type],
+            self._source,
+            self._time,
+            (STREAM_NAME, key),
+            self._content_types[content_type],
+            self._log,
+            (POSITION, position),
+            (PREVIOUS, previous),
+            (VERSION, b"%d" % event.version),
+        ]
+        names = self._metadata_names
+        for name, text in event.metadata.items():
+            headers.append((names[name], text.encode()))
+        return key, value, headers, self._timestamp_ms
+
+
+class _ConstantHeaders(dict[str | bytes, Header]):
+    """Headers whose values come again and again: types of events, of content."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __missing__(self, value: str | bytes) -> Header:
+        if len(self) >= _CONSTANTS_MAX:
+            self.clear()
+        header = self[value] = (self._name, value.encode() if isinstance(value, str) else value)
+        return header
+
+
+class _MetadataNames(dict[str, str]):
+    """What the headers of metadata are called."""
+
+    def __missing__(self, name: str) -> str:
+        if len(self) >= _CONSTANTS_MAX:
+            self.clear()
+        found = self[name] = name if name in _PLAIN_METADATA else METADATA_PREFIX + name
+        return found
+
+
+def position_text(position: LogPosition) -> bytes:
+    """A position as headers hold it."""
+    return b"%d:%d" % position
+
+
 def encode_envelope(envelope: Envelope, *, source: str, encoded: EncodedValue | None = None) -> Record:
-    """The record to send: key is the stream's name, value the event's content, the rest are headers.
+    """The record of one event alone; see `RecordEncoder`.
 
     Args:
-        source: the CloudEvents source, like `/services/orders`.
         encoded: the value and its content type; the event's JSON when it is not given.
     """
-    event = envelope.event
-    value, content_type = encoded or JSON_ENCODER.encode(event)
-    key = event.stream_name.encode()
-    headers: list[Header] = [
-        _SPEC_VERSION_HEADER,
-        (EVENT_ID, str(event.event_id).encode()),
-        (EVENT_TYPE, event.type.encode()),
-        _constant_header(SOURCE, source),
-        (RECORDED_AT, event.recorded_at.isoformat().encode()),
-        (STREAM_NAME, key),
-        (CONTENT_TYPE, content_type),
-        _constant_header(LOG_ID, envelope.log_id),
-        (POSITION, b"%d:%d" % envelope.position),
-        (PREVIOUS, b"%d:%d" % envelope.previous),
-        (VERSION, b"%d" % event.version),
-    ]
-    headers += [(name if name in _PLAIN_METADATA else METADATA_PREFIX + name, value.encode()) for name, value in event.metadata.items()]
-    return key, value, headers, int(event.recorded_at.timestamp() * 1000)
-
-
-@lru_cache(maxsize=64)
-def _constant_header(name: str, value: str | UUID) -> Header:
-    """A header that is the same in record after record."""
-    return name, str(value).encode()
+    return RecordEncoder(envelope.log_id, source=source).encode(
+        envelope.event, encoded or JSON_ENCODER.encode(envelope.event), position_text(envelope.position), position_text(envelope.previous)
+    )
 
 
 def decode_record(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from headwater.clock import Clock
 from headwater.eventstore import Checkpoint
-from headwater.kafka import Partition, Record
+from headwater.kafka import Partition, Record, position_text
 from headwater.messages import LogPosition
 from headwater.outbox.ports import PartitionPosition, RelayBatch
 from headwater.telemetry import logger
@@ -57,7 +57,8 @@ class Load:
     """A batch with what it means for the log."""
 
     batch: RelayBatch
-    mark: SliceMark
+    marks: list[SliceMark]
+    """The slices its records come from."""
     last: LogPosition
     byte_count: int = 0
 
@@ -75,26 +76,41 @@ class Lane:
     is_sending: bool = False
     waiting: deque[Load] = field(default_factory=deque[Load])
     open_load: Load | None = None
+    tail_text: bytes = b""
+    """The tail as the next record names it."""
 
-    def add(self, record: Record, position: LogPosition, mark: SliceMark, new_batch: Callable[[], RelayBatch]) -> None:
-        """Put a record behind all others; the slice's mark gains a batch for each one begun."""
+    def __post_init__(self) -> None:
+        self.tail_text = position_text(self.tail)
+
+    def add(self, record: Record, position: LogPosition, text: bytes, mark: SliceMark, new_batch: Callable[[], RelayBatch]) -> None:
+        """Put a record behind all others; the slice's mark gains each batch that has some of its records."""
         load = self.open_load
-        if load is None or load.mark is not mark or not load.batch.append(record):
+        if load is None or not load.batch.append(record):
             self.close()
-            load = self.open_load = Load(new_batch(), mark, position)
+            load = self.open_load = Load(new_batch(), [mark], position)
             mark.pending += 1
             taken = load.batch.append(record)
             assert taken, "an empty batch takes any record"
+        elif load.marks[-1] is not mark:
+            load.marks.append(mark)
+            mark.pending += 1
         load.last = self.tail = position
+        self.tail_text = text
         load.byte_count += len(record[1])
         if self.single_until is not None and position <= self.single_until:
             self.close()
 
     def close(self) -> None:
-        """What was added is ready to go."""
+        """Nothing more is added to the batch at hand."""
         if self.open_load is not None:
             self.waiting.append(self.open_load)
             self.open_load = None
+
+    def take(self) -> Load | None:
+        """The next batch to send; what is added from now on goes into another. A batch grows for as long as the one before it is on its way."""
+        if not self.waiting:
+            self.close()
+        return self.waiting.popleft() if self.waiting else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-SLICE_EVENTS_MAX: Final = 2_000
+SLICE_EVENTS_MAX: Final = 1_000
 """Events read from the log at once."""
+ROUTED_AT_ONCE: Final = 200
+"""So many events are encoded in one go, some two milliseconds; then the loop sees to the sockets."""
 SLICE_EVENTS_FIRST: Final = 250
 """The first slice; later ones grow while their events are small, so that 2,000 events of 1 MiB never meet in memory."""
 SLICE_BYTES_TARGET: Final = 4 * 1024 * 1024

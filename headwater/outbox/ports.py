@@ -43,8 +43,8 @@ class RelayProgress:
 class RelaySource(Protocol):
     """The log; every `EventStore` is one."""
 
-    async def read_log(self, *, after: int, limit: int = ...) -> LogSlice:
-        """The next events after a position, up to the horizon."""
+    async def read_log(self, *, after: int, limit: int = ..., horizon: int | None = ...) -> LogSlice:
+        """The next events after a position, up to the horizon: today's, or one that was read before."""
         ...
 
     async def identity(self) -> LogIdentity:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, cast
 
 from headwater.clock import Clock
 from headwater.errors import HeadwaterError, RecordRefused, RelayFenced
 from headwater.eventstore import Checkpoint, LogIdentity, LogSlice
-from headwater.kafka import Envelope, Partition, ValueEncoder, encode_envelope, event_topic, partition_of, topic_of
+from headwater.kafka import Partition, RecordEncoder, ValueEncoder, partition_of, position_text, topic_of
 from headwater.messages import LogPosition, RecordedEvent, category_of
 from headwater.outbox.doorbell import Doorbell
 from headwater.outbox.lanes import Lane, Ledger, SliceMark, StopList, acknowledged
-from headwater.outbox.options import POLL_SECONDS_MIN, SLICE_BYTES_TARGET, SLICE_EVENTS_FIRST, UNACKNOWLEDGED_BYTES_MAX, RelayOptions
+from headwater.outbox.options import (
+    POLL_SECONDS_MIN,
+    ROUTED_AT_ONCE,
+    SLICE_BYTES_TARGET,
+    SLICE_EVENTS_FIRST,
+    UNACKNOWLEDGED_BYTES_MAX,
+    RelayOptions,
+)
 from headwater.outbox.ports import FencedWriter, Lease, PartitionPosition, RelayBroker, RelayPositions, RelaySource
 from headwater.telemetry import logger
 
@@ -44,12 +52,16 @@ class LogReader:
     def __init__(self, source: RelaySource, identity: LogIdentity, after: int, events_max: int) -> None:
         self._source, self._identity = source, identity
         self._after, self._limit, self._limit_max = after, min(SLICE_EVENTS_FIRST, events_max), events_max
+        self._horizon: int | None = None
 
     async def read(self) -> LogSlice | None:
         """The next slice; None when the log's server changed meanwhile, so that nothing of it may be trusted."""
-        found = await self._source.read_log(after=self._after, limit=self._limit)
+        found = await self._source.read_log(after=self._after, limit=self._limit, horizon=self._horizon)
         if not found.events:
+            self._horizon = None
             return found
+        # What is below a horizon stays there: only a reader that has caught up asks for a new one.
+        self._horizon = found.horizon if found.events[-1].global_position < found.horizon else None
         # Asked after the read: if the log is the same now, it was the same then.
         if await self._source.identity() != self._identity:
             return None
@@ -74,6 +86,7 @@ class Pump:
         for partition in lanes:
             self._partition_counts[partition.topic] = self._partition_counts.get(partition.topic, 0) + 1
         self._lane_of_stream: dict[str, Lane] = {}
+        self._records = RecordEncoder(identity.log_id, source=parts.event_source)
         self._moved: dict[Partition, PartitionPosition] = {}
         self._saved_through = ledger.relayed_through
         self._unacknowledged_bytes = 0
@@ -114,7 +127,7 @@ class Pump:
                     pause = POLL_SECONDS_MIN
                     ahead = group.create_task(reader.read())
                     await self._parts.values.prepare({event.type for event in found.events})
-                    self._route(found, group)
+                    await self._route(found, group)
                     await self._wait_until(UNACKNOWLEDGED_BYTES_MAX)
                 else:
                     was_rung = await self._parts.doorbell.wait(pause)
@@ -124,63 +137,77 @@ class Pump:
             ahead.cancel()
 
     def _has_new_topics(self, found: LogSlice) -> bool:
-        self.new_topics = {event_topic(event, self._parts.options.topic_prefix) for event in found.events} - self._partition_counts.keys()
+        known = self._lane_of_stream
+        unknown = {event.stream_name for event in found.events if event.stream_name not in known}
+        self.new_topics = {
+            topic_of(category_of(name), self._parts.options.topic_prefix) for name in unknown
+        } - self._partition_counts.keys()
         return bool(self.new_topics)
 
-    def _route(self, found: LogSlice, group: asyncio.TaskGroup) -> None:
+    async def _route(self, found: LogSlice, group: asyncio.TaskGroup) -> None:
         """Give every event to its partition's lane, and set the lanes going."""
         last = found.events[-1]
         end = Checkpoint(self._identity.locate(last.global_position).epoch, last.global_position, last.event_id)
         mark = self._ledger.open(end)
-        touched: dict[Partition, Lane] = {}
-        for event in found.events:
-            lane = self._lane(event.stream_name)
-            position = self._identity.locate(event.global_position)
+        locate = self._locator(found)
+        for start in range(0, len(found.events), ROUTED_AT_ONCE):
+            for lane in self._route_some(found.events[start : start + ROUTED_AT_ONCE], locate, mark):
+                if not lane.is_sending:
+                    lane.is_sending = True
+                    group.create_task(self._send(lane))
+            # PostgreSQL and Kafka go on meanwhile only if somebody empties and fills their sockets.
+            await self._parts.clock.sleep(0)
+        self._ledger.settle(mark)
+
+    def _route_some(self, events: Sequence[RecordedEvent], locate: Callable[[int], LogPosition], mark: SliceMark) -> Iterable[Lane]:
+        """Put the events into their lanes; returns the lanes that have something to send."""
+        lane_of_stream, touched = self._lane_of_stream, dict[Partition, Lane]()
+        for event in events:
+            lane = lane_of_stream.get(event.stream_name) or self._lane(event.stream_name)
+            position = locate(event.global_position)
             if position > lane.tail:
                 touched[lane.partition] = lane
                 self._add(lane, event, position, mark)
-        for lane in touched.values():
-            lane.close()
-            if lane.waiting and not lane.is_sending:
-                lane.is_sending = True
-                group.create_task(self._send(lane))
-        self._ledger.settle(mark)
+        return touched.values()
+
+    def _locator(self, found: LogSlice) -> Callable[[int], LogPosition]:
+        """Positions of a slice's events; all of one life of the log, nearly always."""
+        first, last = (self._identity.locate(event.global_position).epoch for event in (found.events[0], found.events[-1]))
+        return partial(LogPosition, first) if first == last else self._identity.locate
 
     def _lane(self, stream_name: str) -> Lane:
-        lane = self._lane_of_stream.get(stream_name)
-        if lane is None:
-            topic = topic_of(category_of(stream_name), self._parts.options.topic_prefix)
-            lane = self._lanes[Partition(topic, partition_of(stream_name.encode(), self._partition_counts[topic]))]
-            if len(self._lane_of_stream) >= _STREAMS_CACHED_MAX:
-                self._lane_of_stream.clear()
-            self._lane_of_stream[stream_name] = lane
+        topic = topic_of(category_of(stream_name), self._parts.options.topic_prefix)
+        lane = self._lanes[Partition(topic, partition_of(stream_name.encode(), self._partition_counts[topic]))]
+        if len(self._lane_of_stream) >= _STREAMS_CACHED_MAX:
+            self._lane_of_stream.clear()
+        self._lane_of_stream[stream_name] = lane
         return lane
 
     def _add(self, lane: Lane, event: RecordedEvent, position: LogPosition, mark: SliceMark) -> None:
         if not lane.is_stopped:
-            envelope = Envelope(event=event, log_id=self._identity.log_id, position=position, previous=lane.tail)
+            text = position_text(position)
             try:
-                record = encode_envelope(envelope, source=self._parts.event_source, encoded=self._parts.values.encode(event))
+                record = self._records.encode(event, self._parts.values.encode(event), text, lane.tail_text)
             except (ValueError, TypeError) as error:
                 lane.is_stopped = True
                 self._parts.stops.stop(lane.partition, position, f"{event.type} ({event.event_id}) cannot be encoded: {error}")
             else:
-                lane.add(record, position, mark, self._writer.new_batch)
+                lane.add(record, position, text, mark, self._writer.new_batch)
                 self._unacknowledged_bytes += len(record[1])
                 return
         self._ledger.hold(mark)
 
     async def _send(self, lane: Lane) -> None:
         """Send the lane's batches, each after the one before is acknowledged."""
-        while lane.waiting:
-            load = lane.waiting.popleft()
+        while (load := lane.take()) is not None:
             try:
                 first_offset = await self._writer.send(lane.partition, load.batch)
             except RecordRefused as error:
                 self._parts.stops.refused(lane.partition, load, str(error))
                 raise
             self._moved[lane.partition] = acknowledged(load, first_offset)
-            self._ledger.settle(load.mark)
+            for mark in load.marks:
+                self._ledger.settle(mark)
             self._unacknowledged_bytes -= load.byte_count
             self.relayed_count += load.batch.record_count
             self._progress.set()

@@ -240,9 +240,9 @@ async def test_the_log_of_before_is_not_read_again(world: World) -> None:
     asked: list[int] = []
     read_log = world.store.read_log
 
-    async def record(*, after: int, limit: int = 1000) -> object:
+    async def record(*, after: int, limit: int = 1000, horizon: int | None = None) -> object:
         asked.append(after)
-        return await read_log(after=after, limit=limit)
+        return await read_log(after=after, limit=limit, horizon=horizon)
 
     world.store.read_log = record  # type: ignore[method-assign, assignment]
     async with running(world.relay()):
