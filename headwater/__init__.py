@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headwater.bus import Context
+    from headwater.bus import BatchContext, Context
     from headwater.eventstore import Decider, Decision
     from headwater.messages import ANY, NO_STREAM, STREAM_EXISTS, AppendResult, Event, NewEvent, RecordedEvent
     from headwater.personal import Personal
@@ -23,6 +23,7 @@ _HOMES = {
     "NO_STREAM": "headwater.messages",
     "STREAM_EXISTS": "headwater.messages",
     "AppendResult": "headwater.messages",
+    "BatchContext": "headwater.bus",
     "Context": "headwater.bus",
     "Decider": "headwater.eventstore",
     "Decision": "headwater.eventstore",
@@ -47,6 +48,7 @@ __all__ = [
     "NO_STREAM",
     "STREAM_EXISTS",
     "AppendResult",
+    "BatchContext",
     "Context",
     "Decider",
     "Decision",

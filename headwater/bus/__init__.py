@@ -25,7 +25,7 @@ Handlers see a message again after any failed attempt, so effects outside this d
 """
 
 from headwater.bus.consumer import Consumer, PartitionStatus
-from headwater.bus.context import Context, PublishesEvents
+from headwater.bus.context import BatchContext, Context, PublishesEvents
 from headwater.bus.dead_letters import DeadLetter
 from headwater.bus.desk import ALL_STATUSES, OPEN_STATUSES, DeadLetterDesk, KeptLetter, LetterFilter, LetterStatus
 from headwater.bus.kafka import KafkaSource
@@ -39,6 +39,7 @@ from headwater.bus.values import ConsumerLimits, LastRecord, Move, PartitionPosi
 __all__ = [
     "ALL_STATUSES",
     "OPEN_STATUSES",
+    "BatchContext",
     "Consumer",
     "ConsumerLimits",
     "Context",

@@ -10,7 +10,7 @@ from headwater.bus.dead_letters import DeadLetter, message_of, unhandled
 from headwater.bus.handling import MessageHandling
 from headwater.bus.partition_work import Message, PartitionWork
 from headwater.bus.ports import EffectsRefused, EffectStore, EffectTransaction
-from headwater.bus.retries import CONFLICTS_MAX, FailingMessage, HandlerFault, RetryPolicy
+from headwater.bus.retries import CONFLICTS_MAX, BatchFault, FailingMessage, HandlerFault, RetryPolicy
 from headwater.bus.values import ConsumerLimits, Move
 from headwater.errors import PartitionLost, WrongExpectedVersion
 from headwater.kafka import Partition
@@ -67,7 +67,7 @@ class Committing:
             except HandlerFault as fault:
                 self._set_aside(piece[fault.index], fault)
                 pieces += [piece[fault.index + 1 :], piece[: fault.index]]
-            except EffectsRefused as error:
+            except (EffectsRefused, BatchFault) as error:
                 pieces += self._halves(piece, error)
             else:
                 if done < len(piece):
@@ -89,7 +89,7 @@ class Committing:
             raise ClaimsLost(lost)
         return moves
 
-    def _halves(self, piece: Sequence[Message], error: EffectsRefused) -> list[Sequence[Message]]:
+    def _halves(self, piece: Sequence[Message], error: EffectsRefused | BatchFault) -> list[Sequence[Message]]:
         """Nobody knows which message it was: look in each half."""
         if len(piece) > 1:
             middle = len(piece) // 2

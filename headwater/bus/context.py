@@ -58,15 +58,14 @@ class HandlerSurroundings:
     """Opens the personal data of messages."""
 
 
-class Context:
-    """The message at hand and its transaction; good until the handler returns."""
+class EffectContext:
+    """A handler's way into its transaction; good until the handler returns."""
 
-    __slots__ = ("_envelope", "_handler_name", "_surroundings", "_transaction")
+    __slots__ = ("_handler_name", "_surroundings", "_transaction")
 
-    def __init__(self, surroundings: HandlerSurroundings, transaction: EffectTransaction, envelope: Envelope, handler_name: str) -> None:
+    def __init__(self, surroundings: HandlerSurroundings, transaction: EffectTransaction, handler_name: str) -> None:
         self._surroundings = surroundings
         self._transaction: EffectTransaction | None = transaction
-        self._envelope = envelope
         self._handler_name = handler_name
 
     async def append(
@@ -74,7 +73,7 @@ class Context:
     ) -> AppendResult:
         """Add one event or several to the end of a stream; stored if and only if the message's effects are.
 
-        The events carry this message's correlation id, and its event id as their cause.
+        A message's events carry its correlation id, and its event id as their cause.
 
         Raises:
             WrongExpectedVersion: the stream is elsewhere; left to itself, the message is tried again.
@@ -112,6 +111,29 @@ class Context:
             UsageError: in memory, where there is none.
         """
         return self._open_transaction().connection
+
+    def now(self) -> datetime:
+        """The current moment, from the clock that tests can hold."""
+        return self._surroundings.clock.now()
+
+    def close(self) -> None:
+        """The handler returned: whatever it left running must not act in the next message's transaction."""
+        self._transaction = None
+
+    def _open_transaction(self) -> EffectTransaction:
+        if self._transaction is None:
+            raise UsageError(f"the context of {self._handler_name} was used after the handler returned; await everything inside it")
+        return self._transaction
+
+
+class Context(EffectContext):
+    """The message at hand and its transaction; good until the handler returns."""
+
+    __slots__ = ("_envelope",)
+
+    def __init__(self, surroundings: HandlerSurroundings, transaction: EffectTransaction, envelope: Envelope, handler_name: str) -> None:
+        super().__init__(surroundings, transaction, handler_name)
+        self._envelope = envelope
 
     @property
     def metadata(self) -> Metadata:
@@ -156,15 +178,22 @@ class Context:
         sent = event.metadata.get(IDEMPOTENCY_KEY) or str(event.event_id)
         return str(uuid5(_KEYS, f"{sent}/{self._surroundings.group}/{self._handler_name}"))
 
-    def now(self) -> datetime:
-        """The current moment, from the clock that tests can hold."""
-        return self._surroundings.clock.now()
 
-    def close(self) -> None:
-        """The handler returned: whatever it left running must not act in the next message's transaction."""
-        self._transaction = None
+class BatchContext(EffectContext):
+    """What a handler of many events at once is given beside them: their one transaction.
 
-    def _open_transaction(self) -> EffectTransaction:
-        if self._transaction is None:
-            raise UsageError(f"the context of {self._handler_name} was used after the handler returned; await everything inside it")
-        return self._transaction
+    Events appended here carry no correlation, for nobody knows which of the many caused them; give them one in their metadata where it matters.
+    """
+
+    __slots__ = ("_recorded",)
+
+    def __init__(
+        self, surroundings: HandlerSurroundings, transaction: EffectTransaction, recorded: Sequence[RecordedEvent], handler_name: str
+    ) -> None:
+        super().__init__(surroundings, transaction, handler_name)
+        self._recorded = recorded
+
+    @property
+    def recorded(self) -> Sequence[RecordedEvent]:
+        """The events as they were stored, in the order of the list."""
+        return self._recorded

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from headwater.bus.context import Context, HandlerSurroundings
+from headwater.bus.context import BatchContext, Context, EffectContext, HandlerSurroundings
 from headwater.bus.dead_letters import DeadLetter, unreadable
 from headwater.bus.partition_work import Message
 from headwater.bus.ports import EffectsRefused, EffectTransaction
-from headwater.bus.retries import HandlerFault
+from headwater.bus.retries import BatchFault, HandlerFault
 from headwater.bus.subscriptions import Handler
 from headwater.bus.values import ConsumerLimits
 from headwater.errors import HandlerFailed, InvalidEvent, SchemaError, StorageUnavailable, TransactionConflict, WrongExpectedVersion
@@ -39,10 +39,11 @@ class MessageHandling:
         self._surroundings, self._limits = surroundings, limits
 
     async def handle_batch(self, transaction: EffectTransaction, messages: Sequence[Message]) -> BatchOutcome:
-        """Give every message to its handlers, until all are done or the batch has taken long enough.
+        """Give every message to its handlers, until all are done or the batch has taken long enough; those of many events come last.
 
         Raises:
             HandlerFault: one failed; the transaction must be rolled back.
+            BatchFault: one of many events failed; the same.
             StorageUnavailable: the keys of personal data cannot be asked for.
         """
         await self._open(messages)
@@ -63,21 +64,40 @@ class MessageHandling:
     ) -> None:
         clock = self._surroundings.clock
         deadline = clock.monotonic() + self._limits.batch_seconds_max
+        gathered: dict[Handler, list[int]] = {}
         for message in messages:
-            if message.handlers:
-                await self._handle(transaction, message, outcome.done)
+            if (route := message.route) is not None:
+                if route.single:
+                    await self._handle(transaction, message, route.single, outcome.done)
+                for handler in route.batch:
+                    gathered.setdefault(handler, []).append(outcome.done)
                 outcome.handled += 1
             elif message.fault is not None:
                 letters.append(unreadable(self._surroundings.group, message.work.partition, message.record, message.fault, clock.now()))
             outcome.done += 1
             if message.handlers and clock.monotonic() > deadline:
-                return
+                break
+        for handler, indexes in gathered.items():
+            await self._handle_many(transaction, messages, indexes, handler)
 
-    async def _handle(self, transaction: EffectTransaction, message: Message, index: int) -> None:
+    async def _handle(self, transaction: EffectTransaction, message: Message, handlers: Sequence[Handler], index: int) -> None:
         event = self.typed_event(message, index)
         with correlate(correlation_of(message)):
-            for handler in message.handlers:
+            for handler in handlers:
                 await self._call(transaction, message, event, handler, index)
+
+    async def _handle_many(
+        self, transaction: EffectTransaction, messages: Sequence[Message], indexes: Sequence[int], handler: Handler
+    ) -> None:
+        events = [self.typed_event(messages[index], index) for index in indexes]
+        if len(indexes) == 1:
+            with correlate(correlation_of(messages[indexes[0]])):
+                await self._call_many(transaction, [messages[indexes[0]]], events, handler, indexes[0])
+            return
+        try:
+            await self._call_many(transaction, [messages[index] for index in indexes], events, handler, indexes[0])
+        except HandlerFault as fault:
+            raise BatchFault(handler.name, fault.error, len(indexes)) from fault.error
 
     async def handle_guarded(self, transaction: EffectTransaction, message: Message, handler: Handler) -> None:
         """Give one message to one handler, undoing what it did when it fails.
@@ -94,7 +114,10 @@ class MessageHandling:
                     # Inside the savepoint, so that what is cut off is undone like what fails.
                     async with asyncio.timeout(self._limits.handler_seconds_max):
                         with correlate(correlation_of(message)):
-                            await self._call(transaction, message, event, handler, 0)
+                            if handler.takes_batch:
+                                await self._call_many(transaction, [message], [event], handler, 0)
+                            else:
+                                await self._call(transaction, message, event, handler, 0)
                 except TimeoutError as error:
                     raise self._too_slow(message, 0, handler) from error
         except EffectsRefused as error:
@@ -124,29 +147,59 @@ class MessageHandling:
         try:
             if handler.takes_context:
                 assert message.opened is not None, "its event was decoded before"
-                context = Context(self._surroundings, transaction, message.opened, handler.name)
-                try:
-                    await handler.function(event, context)
-                finally:
-                    context.close()
-                transaction.require_open()
+                await self._call_with(Context(self._surroundings, transaction, message.opened, handler.name), transaction, event, handler)
             else:
                 await handler.function(event)
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if _is_being_cancelled():
                 raise
-            # Nobody cancelled us: the handler lets a cancelled task of its own shine through.
-            raise HandlerFault(index, handler.name, HandlerFailed(f"{handler.name} raised CancelledError by itself")) from error
+            raise self._shone_through(handler, index) from error
         except Exception as error:
-            meaning = transaction.interpret(error)
-            raise HandlerFault(index, handler.name, meaning, counts=not isinstance(meaning, NOT_THE_MESSAGE)) from error
+            raise self._fault(transaction, error, handler, index) from error
+
+    async def _call_many(
+        self, transaction: EffectTransaction, messages: Sequence[Message], events: list[Event], handler: Handler, index: int
+    ) -> None:
+        try:
+            if handler.takes_context:
+                recorded = tuple(message.opened.event for message in messages if message.opened is not None)
+                await self._call_with(BatchContext(self._surroundings, transaction, recorded, handler.name), transaction, events, handler)
+            else:
+                await handler.function(events)
+        except asyncio.CancelledError as error:
+            if _is_being_cancelled():
+                raise
+            raise self._shone_through(handler, index) from error
+        except Exception as error:
+            raise self._fault(transaction, error, handler, index) from error
+
+    async def _call_with(
+        self, context: EffectContext, transaction: EffectTransaction, given: Event | list[Event], handler: Handler
+    ) -> None:
+        try:
+            await handler.function(given, context)
+        finally:
+            context.close()
+        transaction.require_open()
+
+    def _fault(self, transaction: EffectTransaction, error: Exception, handler: Handler, index: int) -> HandlerFault:
+        meaning = transaction.interpret(error)
+        return HandlerFault(index, handler.name, meaning, counts=not isinstance(meaning, NOT_THE_MESSAGE))
+
+    def _shone_through(self, handler: Handler, index: int) -> HandlerFault:
+        """Nobody cancelled us: the handler lets a cancelled task of its own shine through."""
+        return HandlerFault(index, handler.name, HandlerFailed(f"{handler.name} raised CancelledError by itself"))
 
     def _too_slow(self, message: Message, index: int, handler: Handler | None = None) -> HandlerFault:
         name = (handler or message.handlers[-1]).name if message.handlers else "(none)"
         return HandlerFault(
             index, name, HandlerFailed(f"{name} took longer than {self._limits.handler_seconds_max} s; it was cut off and rolled back")
         )
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def correlation_of(message: Message) -> Correlation:

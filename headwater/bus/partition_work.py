@@ -14,7 +14,7 @@ from headwater.bus.retries import FailingMessage
 from headwater.bus.subscriptions import Handler, Route
 from headwater.bus.values import LastRecord, Move, PartitionPosition, SourceRecord
 from headwater.errors import GapDetected, InvalidEvent, NotAnEnvelope, SchemaError
-from headwater.kafka import JSON_DECODER, Envelope, OffsetRange, Partition, ValueDecoder, decode_headers, kind_of, provenance_of
+from headwater.kafka import JSON_DECODER, Envelope, OffsetRange, Partition, RecordDecoder, ValueDecoder, kind_of, provenance_of
 from headwater.messages import LOG_START, Event, EventRegistry, LogPosition
 from headwater.privacy import Opener, is_sealed
 
@@ -107,6 +107,7 @@ class PartitionWork:
         self._read_marks: dict[UUID, LogPosition] = dict(claimed.marks)
         self._next_to_read = claimed.next_offset
         self._to_recognise = claimed.last
+        self._decoder = RecordDecoder()
 
     @property
     def state(self) -> PartitionState:
@@ -181,7 +182,8 @@ class PartitionWork:
         )
 
     def _read(self, record: SourceRecord) -> Message:
-        event_type, content_type = kind_of(record.headers)
+        headers = dict(record.headers)
+        event_type, content_type = kind_of(headers)
         route = None if event_type is None else self._routes.get(self.registry.current_type(event_type))
         data, value_fault = "", None
         if route is not None:
@@ -190,7 +192,7 @@ class PartitionWork:
             except SchemaError as error:
                 value_fault = error
         try:
-            envelope = decode_headers(record.key, record.headers, record.timestamp, data=data)
+            envelope = self._decoder.decode(record.key, headers, record.timestamp, data)
         except NotAnEnvelope as error:
             message = Message(self, record, None, None)
             message.fault = error

@@ -54,6 +54,13 @@ class HandlerFault(Exception):
         """Nothing more can be done in this transaction."""
 
 
+class BatchFault(Exception):
+    """A handler of many events failed at one of them, and nobody knows which; never leaves the room."""
+
+    def __init__(self, handler_name: str, error: BaseException, event_count: int) -> None:
+        super().__init__(f"{handler_name}, given {event_count} events: {type(error).__name__}")
+
+
 @dataclass(slots=True)
 class Failure:
     """What one handler made of one message, over its attempts."""

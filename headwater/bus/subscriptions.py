@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar, Union, cast, get_args, get_origin, overload
 
-from headwater.bus.context import Context
+from headwater.bus.context import BatchContext, Context, EffectContext
 from headwater.errors import UsageError
 from headwater.kafka import topic_of
 from headwater.messages import Event
@@ -21,6 +21,8 @@ E4 = TypeVar("E4", bound=Event)
 
 _EventHandler: TypeAlias = Callable[[E_contra], Coroutine[Any, Any, None]]
 _ContextHandler: TypeAlias = Callable[[E_contra, Context], Coroutine[Any, Any, None]]
+_BatchHandler: TypeAlias = Callable[[list[E_contra]], Coroutine[Any, Any, None]]
+_BatchContextHandler: TypeAlias = Callable[[list[E_contra], BatchContext], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Handler:
     function: Callable[..., Coroutine[Any, Any, None]]
     takes_context: bool
     event_classes: tuple[type[Event], ...]
+    takes_batch: bool = False
+    """It is given a list: all of its events in a transaction at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,17 @@ class Route:
 
     event_class: type[Event]
     handlers: tuple[Handler, ...]
+    single: tuple[Handler, ...] = ()
+    """Those that take one event at a time."""
+    batch: tuple[Handler, ...] = ()
+    """Those that take many."""
+
+    def also(self, handler: Handler) -> Route:
+        """With one more handler, behind the others."""
+        handlers = (*self.handlers, handler)
+        return Route(
+            self.event_class, handlers, tuple(h for h in handlers if not h.takes_batch), tuple(h for h in handlers if h.takes_batch)
+        )
 
 
 class HandlerDecorator(Generic[E_contra]):
@@ -54,6 +69,10 @@ class HandlerDecorator(Generic[E_contra]):
     def __call__(self, handler: _EventHandler[E_contra], /) -> _EventHandler[E_contra]: ...
     @overload
     def __call__(self, handler: _ContextHandler[E_contra], /) -> _ContextHandler[E_contra]: ...
+    @overload
+    def __call__(self, handler: _BatchHandler[E_contra], /) -> _BatchHandler[E_contra]: ...
+    @overload
+    def __call__(self, handler: _BatchContextHandler[E_contra], /) -> _BatchContextHandler[E_contra]: ...
     def __call__(self, handler: Callable[..., Any], /) -> Callable[..., Any]:
         self._register(_checked_handler(handler, self._event_classes))
         return handler
@@ -77,7 +96,11 @@ class Subscriptions:
     @overload
     def on(self, *event_classes: type[Event]) -> HandlerDecorator[Any]: ...
     def on(self, *event_classes: type[Event]) -> HandlerDecorator[Any]:
-        """Register an `async def handler(event)` or `(event, context)` for these event classes.
+        """Register an `async def handler(event)` or `(event, context)` for these event classes, or one that takes a `list` of them.
+
+        A handler of lists, `(events: list[OrderPlaced])` or `(events: list[OrderPlaced], context: BatchContext)`, gets everything that shares a
+        transaction at once, in order per stream, which suits one statement for many rows. When it fails, the list is halved until the event at
+        fault stands alone.
 
         The function stays what it is, so that tests can call it. Its qualified name identifies it in dead letters and idempotency keys.
 
@@ -137,7 +160,7 @@ class Subscriptions:
         self._handlers[handler.name] = handler
         for event_class in handler.event_classes:
             known = self._routes.get(event_class.event_type)
-            self._routes[event_class.event_type] = Route(event_class, (*(known.handlers if known else ()), handler))
+            self._routes[event_class.event_type] = (known or Route(event_class, ())).also(handler)
 
 
 # -- checks at import --------------------------------------------------------------------------------------------------
@@ -160,10 +183,12 @@ def _checked_handler(function: Callable[..., Any], event_classes: tuple[type[Eve
     if not inspect.iscoroutinefunction(function):
         raise UsageError(f"the handler {name} must be written with `async def`")
     parameters = _parameters(function, name)
-    _check_event_annotation(name, parameters[0], event_classes)
+    events = parameters[0]
+    takes_batch = get_origin(events.annotation) is list
+    _check_event_annotation(name, events.replace(annotation=get_args(events.annotation)[0]) if takes_batch else events, event_classes)
     if len(parameters) == 2:
-        _check_context_annotation(name, parameters[1])
-    return Handler(name=name, function=function, takes_context=len(parameters) == 2, event_classes=event_classes)
+        _check_context_annotation(name, parameters[1], BatchContext if takes_batch else Context)
+    return Handler(name=name, function=function, takes_context=len(parameters) == 2, event_classes=event_classes, takes_batch=takes_batch)
 
 
 def _parameters(function: Callable[..., Any], name: str) -> Sequence[inspect.Parameter]:
@@ -172,7 +197,7 @@ def _parameters(function: Callable[..., Any], name: str) -> Sequence[inspect.Par
     required_others = [p for p in parameters if p not in positional and p.default is p.empty and p.kind is p.KEYWORD_ONLY]
     if required_others or not 1 <= len(positional) <= 2 or any(p.kind is p.VAR_POSITIONAL for p in parameters):
         listed = ", ".join(str(p).split(":")[0] for p in parameters)
-        raise UsageError(f"the handler {name}({listed}) must take (event) or (event, context)")
+        raise UsageError(f"the handler {name}({listed}) must take (event) or (event, context), or a list of events instead of one")
     return positional
 
 
@@ -196,10 +221,12 @@ def _check_event_annotation(name: str, parameter: inspect.Parameter, event_class
             )
 
 
-def _check_context_annotation(name: str, parameter: inspect.Parameter) -> None:
+def _check_context_annotation(name: str, parameter: inspect.Parameter, context_class: type[EffectContext]) -> None:
     accepted = _classes_in(parameter.annotation)
-    if accepted is not None and not any(issubclass(Context, c) for c in accepted):
-        raise UsageError(f"the handler {name} takes as its second parameter the context; annotate {parameter.name!r} as Context")
+    if accepted is not None and not any(issubclass(context_class, c) for c in accepted):
+        raise UsageError(
+            f"the handler {name} takes as its second parameter the context; annotate {parameter.name!r} as {context_class.__name__}"
+        )
 
 
 def _classes_in(annotation: object) -> tuple[type, ...] | None:

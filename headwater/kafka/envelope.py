@@ -5,15 +5,16 @@ Pure: no client, no clock. The relay encodes, every consumer decodes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Generic, TypeVar
 from uuid import UUID
 
 from headwater.errors import NotAnEnvelope
+from headwater.frozen import maker
 from headwater.kafka.values import JSON_DECODER, JSON_ENCODER, EncodedValue, ValueDecoder
-from headwater.messages import CAUSATION_ID, CORRELATION_ID, TRACEPARENT, LogPosition, RecordedEvent, category_of
+from headwater.messages import CAUSATION_ID, CORRELATION_ID, TRACEPARENT, LogPosition, RecordedEvent, category_of, make_recorded_event
 
 SPEC_VERSION: Final = "ce_specversion"
 EVENT_ID: Final = "ce_id"
@@ -39,6 +40,14 @@ _PLAIN_METADATA: Final = frozenset({TRACEPARENT, CORRELATION_ID, CAUSATION_ID})
 """Metadata whose header has the same name, so that tools which know nothing of Headwater find it."""
 
 
+_OWN_HEADERS: Final = frozenset(
+    {SPEC_VERSION, EVENT_ID, EVENT_TYPE, SOURCE, RECORDED_AT, STREAM_NAME, CONTENT_TYPE, LOG_ID, POSITION, PREVIOUS, VERSION}
+)
+_HEADERS_MIN: Final = len(_OWN_HEADERS)
+
+Parsed = TypeVar("Parsed")
+
+
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """One event on its way, and where it comes from."""
@@ -48,6 +57,9 @@ class Envelope:
     position: LogPosition
     previous: LogPosition
     """The position of this log's record before this one in the same Kafka partition; `LOG_START` for the first."""
+
+
+_make_envelope: Final = maker(Envelope)
 
 
 def topic_of(category: str, prefix: str = "") -> str:
@@ -166,36 +178,80 @@ def decode_headers(key: bytes | None, headers: Sequence[Header], timestamp_ms: i
     Raises:
         NotAnEnvelope: no relay wrote it, or it was damaged on the way; the message says what is missing or wrong.
     """
-    found = dict(headers)
-    try:
-        position, previous = (LogPosition.parse(found[name].decode()) for name in (POSITION, PREVIOUS))
-        event = RecordedEvent(
-            global_position=position.global_position,
-            stream_name=found[STREAM_NAME].decode(),
-            version=int(found[VERSION]),
-            type=found[EVENT_TYPE].decode(),
-            data=data,
-            metadata=_metadata(headers),
-            event_id=UUID(found[EVENT_ID].decode()),
-            recorded_at=datetime.fromisoformat(found[RECORDED_AT].decode()).astimezone(UTC),
-        )
-        log_id = UUID(found[LOG_ID].decode())
-    except KeyError as error:
-        raise NotAnEnvelope(
-            f"the record of {timestamp_ms} ms lacks the header {error}; only a Headwater relay may write to this topic"
-        ) from None
-    except (ValueError, TypeError, AttributeError) as error:
-        raise NotAnEnvelope(f"the record of {timestamp_ms} ms has a header that cannot be read: {error}") from None
-    if key != found[STREAM_NAME]:
-        raise NotAnEnvelope(f"the record's key {key!r} is not its stream {event.stream_name!r}; its order cannot be trusted")
-    if previous >= position:
-        raise NotAnEnvelope(f"the record at {position} says that {previous} came before it")
-    return Envelope(event=event, log_id=log_id, position=position, previous=previous)
+    return RecordDecoder().decode(key, dict(headers), timestamp_ms, data)
 
 
-def kind_of(headers: Sequence[Header]) -> tuple[str | None, bytes | None]:
+class RecordDecoder:
+    """Reads the headers of record after record, remembering what comes again: the log, the moment, the predecessor."""
+
+    __slots__ = ("_log_id", "_position", "_recorded_at")
+
+    def __init__(self) -> None:
+        self._log_id, self._recorded_at, self._position = _Remembered(_uuid), _Remembered(_moment), _Remembered(_position)
+
+    def decode(self, key: bytes | None, headers: Mapping[str, bytes], timestamp_ms: int, data: str) -> Envelope:
+        """The envelope of a record; see `decode_headers`."""
+        try:
+            previous = self._position(headers[PREVIOUS])
+            position = self._position(headers[POSITION])
+            subject = headers[STREAM_NAME]
+            stream_name = subject.decode()
+            event = make_recorded_event(
+                position.global_position,
+                stream_name,
+                int(headers[VERSION]),
+                headers[EVENT_TYPE].decode(),
+                data,
+                _metadata(headers) if len(headers) > _HEADERS_MIN else {},
+                UUID(headers[EVENT_ID].decode()),
+                self._recorded_at(headers[RECORDED_AT]),
+            )
+            log_id = self._log_id(headers[LOG_ID])
+        except KeyError as error:
+            raise NotAnEnvelope(
+                f"the record of {timestamp_ms} ms lacks the header {error}; only a Headwater relay may write to this topic"
+            ) from None
+        except (ValueError, TypeError, AttributeError) as error:
+            raise NotAnEnvelope(f"the record of {timestamp_ms} ms has a header that cannot be read: {error}") from None
+        if key != subject:
+            raise NotAnEnvelope(f"the record's key {key!r} is not its stream {stream_name!r}; its order cannot be trusted")
+        if previous >= position:
+            raise NotAnEnvelope(f"the record at {position} says that {previous} came before it")
+        return _make_envelope(event, log_id, position, previous)
+
+
+class _Remembered(Generic[Parsed]):
+    """A parser that remembers the last thing it read."""
+
+    __slots__ = ("_parse", "_parsed", "_text")
+
+    def __init__(self, parse: Callable[[str], Parsed]) -> None:
+        self._parse = parse
+        self._text: bytes | None = None
+        self._parsed: Parsed | None = None
+
+    def __call__(self, text: bytes) -> Parsed:
+        if text != self._text or self._parsed is None:
+            self._parsed = self._parse(text.decode())
+            self._text = text
+        return self._parsed
+
+
+def _uuid(text: str) -> UUID:
+    return UUID(text)
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def _position(text: str) -> LogPosition:
+    return LogPosition.parse(text)
+
+
+def kind_of(headers: Sequence[Header] | Mapping[str, bytes]) -> tuple[str | None, bytes | None]:
     """Which type of event the record says it has, and which type of content; None where it says nothing that can be read."""
-    found = dict(headers)
+    found = headers if isinstance(headers, Mapping) else dict(headers)
     event_type = found.get(EVENT_TYPE)
     try:
         return None if event_type is None else event_type.decode(), found.get(CONTENT_TYPE)
@@ -230,9 +286,11 @@ def event_topic(event: RecordedEvent, prefix: str = "") -> str:
     return topic_of(category_of(event.stream_name), prefix)
 
 
-def _metadata(headers: Sequence[Header]) -> dict[str, str]:
+def _metadata(headers: Mapping[str, bytes]) -> dict[str, str]:
     metadata: dict[str, str] = {}
-    for name, value in headers:
+    for name, value in headers.items():
+        if name in _OWN_HEADERS:
+            continue
         if name in _PLAIN_METADATA:
             metadata[name] = value.decode()
         elif name.startswith(METADATA_PREFIX):
