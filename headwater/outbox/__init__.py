@@ -26,7 +26,6 @@ from headwater.outbox.kafka import KafkaRelayBroker
 from headwater.outbox.options import RelayOptions
 from headwater.outbox.ports import (
     FencedWriter,
-    Lease,
     PartitionPosition,
     RelayBatch,
     RelayBroker,
@@ -37,12 +36,14 @@ from headwater.outbox.ports import (
 )
 from headwater.outbox.postgres import PostgresRelayPositions
 from headwater.outbox.publisher import Publisher, outbox_stream
-from headwater.outbox.relay import Relay, RelayStatus
+from headwater.outbox.relay import Relay, RelayStatus, ShardStatus
+from headwater.outbox.shards import RELAY_GROUP, SHARDS, shard_of, transactional_id
 
 __all__ = [
+    "RELAY_GROUP",
+    "SHARDS",
     "FencedWriter",
     "KafkaRelayBroker",
-    "Lease",
     "OutboxStatus",
     "PartitionFacts",
     "PartitionPosition",
@@ -57,7 +58,10 @@ __all__ = [
     "RelaySource",
     "RelayStatus",
     "ShardFacts",
+    "ShardStatus",
     "TailReader",
     "outbox_stream",
     "read_outbox_status",
+    "shard_of",
+    "transactional_id",
 ]

@@ -1007,6 +1007,15 @@ CREATE SEQUENCE headwater.global_position_seq
     NO MAXVALUE
     CACHE 1;
 
+CREATE TABLE headwater.leases (
+    name text NOT NULL COLLATE pg_catalog."C",
+    holder text,
+    term bigint NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT leases_term_positive CHECK ((term > 0))
+)
+WITH (fillfactor='50');
+
 CREATE TABLE headwater.streams (
     stream_id bigint NOT NULL,
     stream_name text NOT NULL COLLATE pg_catalog."C",
@@ -1061,16 +1070,8 @@ CREATE TABLE headwater.relay_checkpoints (
     global_position bigint NOT NULL,
     event_id uuid,
     updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    predecessor text,
     CONSTRAINT relay_checkpoints_start CHECK (((global_position = 0) = (event_id IS NULL)))
-)
-WITH (fillfactor='50');
-
-CREATE TABLE headwater.relay_leases (
-    shard text NOT NULL,
-    holder uuid NOT NULL,
-    term bigint NOT NULL,
-    expires_at timestamp with time zone NOT NULL,
-    CONSTRAINT relay_leases_term_positive CHECK ((term > 0))
 )
 WITH (fillfactor='50');
 
@@ -1217,6 +1218,9 @@ ALTER TABLE ONLY headwater.events
 ALTER TABLE ONLY headwater.events
     ADD CONSTRAINT events_stream_id_version_key UNIQUE (stream_id, version);
 
+ALTER TABLE ONLY headwater.leases
+    ADD CONSTRAINT leases_pkey PRIMARY KEY (name);
+
 ALTER TABLE ONLY headwater.log_epochs
     ADD CONSTRAINT log_epochs_pkey PRIMARY KEY (epoch);
 
@@ -1228,9 +1232,6 @@ ALTER TABLE ONLY headwater.projections
 
 ALTER TABLE ONLY headwater.relay_checkpoints
     ADD CONSTRAINT relay_checkpoints_pkey PRIMARY KEY (shard);
-
-ALTER TABLE ONLY headwater.relay_leases
-    ADD CONSTRAINT relay_leases_pkey PRIMARY KEY (shard);
 
 ALTER TABLE ONLY headwater.relay_positions
     ADD CONSTRAINT relay_positions_pkey PRIMARY KEY (topic, partition_number);

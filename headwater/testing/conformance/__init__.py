@@ -10,6 +10,7 @@ Headwater's own adapters pass the same suites. Needs the extra `testing` (pytest
 from headwater.testing.conformance.bad_input import BAD_APPENDS, BadAppend
 from headwater.testing.conformance.deciding import DecideConformance
 from headwater.testing.conformance.event_store import EventStoreConformance
+from headwater.testing.conformance.leases import LeasesConformance
 from headwater.testing.conformance.snapshot_store import SnapshotStoreConformance
 
-__all__ = ["BAD_APPENDS", "BadAppend", "DecideConformance", "EventStoreConformance", "SnapshotStoreConformance"]
+__all__ = ["BAD_APPENDS", "BadAppend", "DecideConformance", "EventStoreConformance", "LeasesConformance", "SnapshotStoreConformance"]
