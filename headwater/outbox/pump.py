@@ -165,7 +165,12 @@ class Pump:
         assert self._group is not None, "a pump that runs"
         if not lane.is_sending:
             lane.is_sending = True
-            self._group.create_task(self._send(lane))
+            sending = self._send(lane)
+            try:
+                self._group.create_task(sending)
+            except RuntimeError:
+                # The session fails at this moment: its group takes no more tasks, and the next session reads all this again.
+                sending.close()
 
     def close_slice(self) -> None:
         """The slice is routed."""

@@ -99,9 +99,9 @@ async def test_the_log_is_read_once_for_all_shards(world: World) -> None:
     asked: list[int] = []
     read_log = world.store.read_log
 
-    async def record(*, after: int, limit: int = 1000) -> object:
+    async def record(*, after: int, limit: int = 1000, horizon: int | None = None) -> object:
         asked.append(after)
-        return await read_log(after=after, limit=limit)
+        return await read_log(after=after, limit=limit, horizon=horizon)
 
     relay = world.relay()
     async with running(relay):
