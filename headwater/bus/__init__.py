@@ -29,8 +29,20 @@ from headwater.bus.context import Context, PublishesEvents
 from headwater.bus.dead_letters import DeadLetter
 from headwater.bus.desk import ALL_STATUSES, OPEN_STATUSES, DeadLetterDesk, KeptLetter, LetterFilter, LetterStatus
 from headwater.bus.kafka import KafkaSource
-from headwater.bus.ports import EffectsRefused, EffectStore, EffectTransaction, MessageSource, OffsetOutOfRange, RebalanceListener
+from headwater.bus.log_partitions import LOG_PARTITION_COUNT, PostgresLogPartitions
+from headwater.bus.log_records import LOG_TOPIC_PREFIX, LogRecord, log_topic
+from headwater.bus.ports import (
+    EffectsRefused,
+    EffectStore,
+    EffectTransaction,
+    LogPartitions,
+    MessageSource,
+    OffsetOutOfRange,
+    RebalanceListener,
+)
 from headwater.bus.postgres import DeadLetters, PostgresEffects
+from headwater.bus.postgres_source import PostgresSource
+from headwater.bus.reading import EncodedRecords, Reading, RecordReader
 from headwater.bus.retries import RetryPolicy
 from headwater.bus.retrying import DeadLetterRetrier, LetterRetries, PostgresLetterRetries
 from headwater.bus.subscriptions import Handler, HandlerDecorator, Subscriptions
@@ -49,6 +61,7 @@ __all__ = [
     "EffectStore",
     "EffectTransaction",
     "EffectsRefused",
+    "EncodedRecords",
     "Handler",
     "HandlerDecorator",
     "KafkaSource",
@@ -57,6 +70,7 @@ __all__ = [
     "LetterFilter",
     "LetterRetries",
     "LetterStatus",
+    "LogPartitions",
     "MessageSource",
     "Move",
     "OffsetOutOfRange",
@@ -65,7 +79,9 @@ __all__ = [
     "PostgresEffects",
     "PostgresLetterRetries",
     "PublishesEvents",
+    "Reading",
     "RebalanceListener",
+    "RecordReader",
     "RetryPolicy",
     "SourceRecord",
     "Subscriptions",

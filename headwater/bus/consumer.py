@@ -66,7 +66,7 @@ class Consumer:
         randomness: Randomness = SYSTEM_RANDOMNESS,
     ) -> None:
         self._group, self._subscriptions, self._source, self._effects = group, subscriptions, source, effects
-        self._values = values
+        self._reader = source.reader(values)
         self._limits = limits or ConsumerLimits()
         self._topic_prefix = topic_prefix
         self._clock, self._randomness = clock, randomness
@@ -229,7 +229,7 @@ class Consumer:
             with self._idle():
                 received = await self._source.receive(limit=self._limits.batch_size_max, timeout_seconds=timeout)
                 # Where this fails, the source is opened anew, and the records come again.
-                await self._values.prepare(record.value for records in received.values() for record in records)
+                await self._reader.prepare(record for records in received.values() for record in records)
         except OffsetOutOfRange as error:
             if (work := self._works.get(error.partition)) is not None:
                 self._stop_partition(work, error)
@@ -303,7 +303,7 @@ class Consumer:
         position = await self._effects.claim(self._group, partition)
         if self._assigned.get(partition) is not token:
             return
-        work = self._works[partition] = PartitionWork(position, self._subscriptions.routes, self._values, self._registry)
+        work = self._works[partition] = PartitionWork(position, self._subscriptions.routes, self._reader, self._registry)
         self._paused.discard(partition)
         self._lost_until.pop(partition, None)
         try:

@@ -25,11 +25,11 @@ GRANT SELECT, INSERT, UPDATE ON
     headwater.sagas
     TO {writer};
 GRANT SELECT, INSERT, UPDATE, DELETE ON headwater.dead_letters, headwater.projections, headwater.saga_deadlines, headwater.snapshots TO {writer};
-GRANT SELECT, INSERT ON headwater.saga_history, headwater.schemas, headwater.schema_versions TO {writer};
+GRANT SELECT, INSERT ON headwater.saga_history, headwater.schemas, headwater.schema_versions, headwater.log_partitioning TO {writer};
 GRANT SELECT ON
     headwater.relay_leases, headwater.relay_checkpoints, headwater.relay_topics, headwater.relay_positions, headwater.consumer_positions,
     headwater.sagas, headwater.dead_letters, headwater.projections, headwater.saga_deadlines, headwater.saga_history,
-    headwater.snapshots, headwater.schemas, headwater.schema_versions
+    headwater.snapshots, headwater.schemas, headwater.schema_versions, headwater.log_partitioning
     TO {reader};
 
 -- The keys of personal data: whoever reads the log does not read these by it.
