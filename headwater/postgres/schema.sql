@@ -1008,6 +1008,15 @@ CREATE SEQUENCE headwater.global_position_seq
     NO MAXVALUE
     CACHE 1;
 
+CREATE TABLE headwater.leases (
+    name text NOT NULL COLLATE pg_catalog."C",
+    holder text,
+    term bigint NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT leases_term_positive CHECK ((term > 0))
+)
+WITH (fillfactor='50');
+
 CREATE TABLE headwater.streams (
     stream_id bigint NOT NULL,
     stream_name text NOT NULL COLLATE pg_catalog."C",
@@ -1225,6 +1234,9 @@ ALTER TABLE ONLY headwater.events
 
 ALTER TABLE ONLY headwater.events
     ADD CONSTRAINT events_stream_id_version_key UNIQUE (stream_id, version);
+
+ALTER TABLE ONLY headwater.leases
+    ADD CONSTRAINT leases_pkey PRIMARY KEY (name);
 
 ALTER TABLE ONLY headwater.log_epochs
     ADD CONSTRAINT log_epochs_pkey PRIMARY KEY (epoch);

@@ -21,16 +21,20 @@ GRANT EXECUTE ON FUNCTION
 
 -- What a service keeps: how far it relayed and consumed, what it gave up on, its read models and sagas.
 GRANT SELECT, INSERT, UPDATE ON
-    headwater.relay_leases, headwater.relay_checkpoints, headwater.relay_topics, headwater.relay_positions, headwater.consumer_positions,
-    headwater.sagas
+    headwater.leases, headwater.relay_leases, headwater.relay_checkpoints, headwater.relay_topics, headwater.relay_positions,
+    headwater.consumer_positions, headwater.sagas
     TO {writer};
 GRANT SELECT, INSERT, UPDATE, DELETE ON headwater.dead_letters, headwater.projections, headwater.saga_deadlines, headwater.snapshots TO {writer};
-GRANT SELECT, INSERT ON headwater.saga_history, headwater.schemas, headwater.schema_versions, headwater.log_partitioning TO {writer};
+GRANT SELECT, INSERT ON headwater.saga_history, headwater.schemas, headwater.schema_versions TO {writer};
 GRANT SELECT ON
-    headwater.relay_leases, headwater.relay_checkpoints, headwater.relay_topics, headwater.relay_positions, headwater.consumer_positions,
-    headwater.sagas, headwater.dead_letters, headwater.projections, headwater.saga_deadlines, headwater.saga_history,
-    headwater.snapshots, headwater.schemas, headwater.schema_versions, headwater.log_partitioning
+    headwater.leases, headwater.relay_leases, headwater.relay_checkpoints, headwater.relay_topics, headwater.relay_positions,
+    headwater.consumer_positions, headwater.sagas, headwater.dead_letters, headwater.projections, headwater.saga_deadlines, headwater.saga_history,
+    headwater.snapshots, headwater.schemas, headwater.schema_versions
     TO {reader};
+
+-- Into how many partitions handlers see the log: kept once.
+GRANT SELECT, INSERT ON headwater.log_partitioning TO {writer};
+GRANT SELECT ON headwater.log_partitioning TO {reader};
 
 -- The keys of personal data: whoever reads the log does not read these by it.
 GRANT SELECT, INSERT, UPDATE ON headwater.subject_keys TO {writer};

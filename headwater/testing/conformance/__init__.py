@@ -12,6 +12,16 @@ from headwater.testing.conformance.bus import BusConformance
 from headwater.testing.conformance.bus_bed import BusBed
 from headwater.testing.conformance.deciding import DecideConformance
 from headwater.testing.conformance.event_store import EventStoreConformance
+from headwater.testing.conformance.leases import LeasesConformance
 from headwater.testing.conformance.snapshot_store import SnapshotStoreConformance
 
-__all__ = ["BAD_APPENDS", "BadAppend", "BusBed", "BusConformance", "DecideConformance", "EventStoreConformance", "SnapshotStoreConformance"]
+__all__ = [
+    "BAD_APPENDS",
+    "BadAppend",
+    "BusBed",
+    "BusConformance",
+    "DecideConformance",
+    "EventStoreConformance",
+    "LeasesConformance",
+    "SnapshotStoreConformance",
+]
