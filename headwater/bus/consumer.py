@@ -16,7 +16,7 @@ from headwater.bus.partition_work import PartitionWork
 from headwater.bus.ports import EffectStore, MessageSource, OffsetOutOfRange
 from headwater.bus.retries import RetryPolicy
 from headwater.bus.subscriptions import Subscriptions
-from headwater.bus.values import ConsumerLimits
+from headwater.bus.values import ConsumerLimits, PartitionPosition
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import BrokerUnavailable, GapDetected, HeadwaterError, StorageError, TransactionConflict, UsageError
 from headwater.kafka import JSON_DECODER, KafkaSettings, OffsetRange, Partition, ValueDecoder
@@ -319,8 +319,22 @@ class Consumer:
             row = await self._effects.confirm(self._group, work.position)
             if row is None:
                 raise ClaimsLost(frozenset({partition}))
+            if row.next_offset < work.position.next_offset:
+                self._rewind(work, row)
+                continue
             work.commit(row)
             work.needs_confirmation = False
+
+    def _rewind(self, work: PartitionWork, row: PartitionPosition) -> None:
+        """The database forgot commits of ours (an asynchronous failover), and their effects with them: what they covered is to be received again."""
+        self._works.pop(work.partition).is_revoked = True
+        _log.warning(
+            "position_went_back",
+            group=self._group,
+            partition=str(work.partition),
+            next_offset=row.next_offset,
+            committed_before=work.position.next_offset,
+        )
 
     def _lose(self, error: ClaimsLost) -> None:
         for partition in error.partitions:

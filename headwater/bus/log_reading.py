@@ -30,7 +30,7 @@ STRAND_EVENTS_MIN: Final = 100
 _STREAMS_CACHED_MAX: Final = 65_536
 
 
-class LogChanged(Exception):  # noqa: N818 - not an error: a turn of events
+class LogChanged(Exception):
     """The log is another one than at the last read, or lives a new life: whatever was read may be gone."""
 
 
@@ -59,12 +59,8 @@ class _Strand:
     read: TailRead
 
     def present(self, places: Mapping[Partition, _Place]) -> dict[Partition, _Place]:
-        """Those that are still where they were."""
-        return {
-            place.partition: place
-            for place in self.places
-            if places.get(place.partition) is place and not place.is_paused and place.after == self.after
-        }
+        """Those that neither went nor paused meanwhile; a place moves only with a page that it was asked for."""
+        return {place.partition: place for place in self.places if places.get(place.partition) is place and not place.is_paused}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +137,15 @@ class LogReading:
         deadline = self._clock.monotonic() + timeout_seconds
         while not self._gone:
             page, is_fresh = await self._next_page(limit)
-            if received := self._take(page):
+            received, has_moved = self._take(page)
+            if received:
                 self._read_ahead(page, limit)
                 return received
+            # What others read before is had without waiting, and no call may keep them from their turn.
+            await self._clock.sleep(0)
             remaining = deadline - self._clock.monotonic()
-            if not self._gone and (remaining <= 0 or (is_fresh and page.is_whole and await self._wait(page, remaining))):
+            is_end = is_fresh and page.is_whole and not has_moved
+            if not self._gone and (remaining <= 0 or (is_end and await self._wait(page, remaining))):
                 return {}
         raise self._gone.pop()
 
@@ -196,8 +196,12 @@ class LogReading:
         strands: list[_Strand] = []
         afters = sorted(groups)
         limit = max(limit // max(len(afters), 1), STRAND_EVENTS_MIN)
-        next_after: dict[int, int] = dict(pairwise(afters))
+        next_after, close_to = dict(pairwise(afters)), float("-inf")
         for after in afters:
+            is_close, close_to = after <= close_to, after + limit
+            if is_close:
+                # The one behind it will be here in a moment; from then on they go together.
+                continue
             places = tuple(groups[after])
             categories = frozenset(self._category_of_topic[place.partition.topic] for place in places)
             read = await self._tail.read(after, selection=_selection_of(categories), limit=limit)
@@ -219,14 +223,16 @@ class LogReading:
 
     # -- handing out: nothing here waits, so that all of a page is taken or nothing ------------------------------------
 
-    def _take(self, page: _Page) -> dict[Partition, Sequence[LogRecord]]:
+    def _take(self, page: _Page) -> tuple[dict[Partition, Sequence[LogRecord]], bool]:
+        """What a page has for each partition, and whether any of them got farther, with or without an event of its own."""
         received: dict[Partition, list[LogRecord]] = {}
         for place, read in page.shown:
             if self._places.get(place.partition) is place and place.to_show is not None:
                 self._show(place, read, received)
+        has_moved = False
         for strand in page.strands:
-            self._hand_out(strand, received)
-        return {partition: records for partition, records in received.items()}
+            has_moved |= self._hand_out(strand, received)
+        return {partition: records for partition, records in received.items()}, has_moved
 
     def _show(self, place: _Place, read: TailRead, received: dict[Partition, list[LogRecord]]) -> None:
         if not read.events:
@@ -242,11 +248,11 @@ class LogReading:
         received[place.partition] = [LogRecord(place.partition, _envelope(event, read.identity), is_wanted=is_wanted)]
         place.after, place.told, place.to_show = offset, offset, None
 
-    def _hand_out(self, strand: _Strand, received: dict[Partition, list[LogRecord]]) -> None:
+    def _hand_out(self, strand: _Strand, received: dict[Partition, list[LogRecord]]) -> bool:
         places, read = strand.present(self._places), strand.read
         end = read.checkpoint
         if not places or end is None:
-            return
+            return False
         reached = end.global_position if strand.until is None else min(end.global_position, strand.until)
         for event in read.events:
             if event.global_position > reached:
@@ -260,10 +266,9 @@ class LogReading:
             place.after = reached
             if reached == end.global_position and reached - place.told >= MARK_POSITIONS and end.event_id is not None:
                 position = read.identity.locate(reached)
-                received.setdefault(place.partition, []).append(
-                    mark_record(place.partition, read.identity.log_id, position, end.event_id)
-                )
+                received.setdefault(place.partition, []).append(mark_record(place.partition, read.identity.log_id, position, end.event_id))
                 place.told = reached
+        return True
 
     def _partition_of(self, stream_name: str) -> Partition:
         known = self._partition_of_stream.get(stream_name)

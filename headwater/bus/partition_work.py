@@ -131,7 +131,7 @@ class PartitionWork:
         next_offset, last = self.position.next_offset, self.position.last
         if held.end < next_offset:
             raise GapDetected(
-                f"{self.partition} ends at offset {held.end}, but was applied up to {next_offset}: the topic was recreated or lost its tail. "
+                f"{self.partition} ends at offset {held.end}, but was applied up to {next_offset}: it was recreated or lost its tail. "
                 "Restore it, or remove the group's row to start over"
             )
         if next_offset == 0:
@@ -180,7 +180,7 @@ class PartitionWork:
         last = self._to_recognise
         assert last is not None, "called while there is a record to recognise"
         raise GapDetected(
-            f"{self.partition} is not the topic that was read before: offset {last.offset} was position {last.position} of log {last.log_id}, "
+            f"{self.partition} is not what was read before: offset {last.offset} was position {last.position} of log {last.log_id}, "
             f"but {found}. It was recreated or lost its tail; restore it, or remove the group's row to start over"
         )
 

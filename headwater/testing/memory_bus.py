@@ -20,7 +20,17 @@ from headwater.errors import BrokerUnavailable
 from headwater.eventstore import (
     EventStore,
 )
-from headwater.kafka import JSON_ENCODER, Envelope, OffsetRange, Partition, ValueDecoder, ValueEncoder, encode_envelope, event_topic, partition_of
+from headwater.kafka import (
+    JSON_ENCODER,
+    Envelope,
+    OffsetRange,
+    Partition,
+    ValueDecoder,
+    ValueEncoder,
+    encode_envelope,
+    event_topic,
+    partition_of,
+)
 from headwater.messages import (
     LOG_START,
     LogPosition,

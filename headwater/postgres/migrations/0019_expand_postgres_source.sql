@@ -1,4 +1,4 @@
--- Handlers fed by the log itself: docs/decisions/0017-the-postgres-source.md.
+-- Handlers fed by the log itself: docs/decisions/0019-the-postgres-source.md.
 
 -- Into how many partitions the log falls for its consumers: kept at first use, for another number would send a stream's next event to another
 -- partition, whose owner is past it.

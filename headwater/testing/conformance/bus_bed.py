@@ -21,9 +21,9 @@ from headwater.bus import (
     RetryPolicy,
     Subscriptions,
 )
+from headwater.errors import StorageUnavailable
 from headwater.eventstore import EventStore
 from headwater.kafka import Partition
-from headwater.errors import StorageUnavailable
 from headwater.messages import ANY, AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent, prepare
 from headwater.testing.waiting import eventually
 
