@@ -29,7 +29,7 @@ from headwater.bus.context import Context, PublishesEvents
 from headwater.bus.dead_letters import DeadLetter
 from headwater.bus.desk import ALL_STATUSES, OPEN_STATUSES, DeadLetterDesk, KeptLetter, LetterFilter, LetterStatus
 from headwater.bus.kafka import KafkaSource
-from headwater.bus.log_partitions import LOG_PARTITION_COUNT, PostgresLogPartitions
+from headwater.bus.log_partitions import LOG_PARTITION_COUNT, PostgresLogPartitions, require_source
 from headwater.bus.log_records import LOG_TOPIC_PREFIX, LogRecord, log_topic
 from headwater.bus.ports import (
     EffectsRefused,
@@ -49,6 +49,8 @@ from headwater.bus.subscriptions import Handler, HandlerDecorator, Subscriptions
 from headwater.bus.values import ConsumerLimits, LastRecord, Move, PartitionPosition, SourceRecord
 
 __all__ = [
+    "LOG_PARTITION_COUNT",
+    "LOG_TOPIC_PREFIX",
     "ALL_STATUSES",
     "OPEN_STATUSES",
     "Consumer",
@@ -71,6 +73,7 @@ __all__ = [
     "LetterRetries",
     "LetterStatus",
     "LogPartitions",
+    "LogRecord",
     "MessageSource",
     "Move",
     "OffsetOutOfRange",
@@ -78,6 +81,8 @@ __all__ = [
     "PartitionStatus",
     "PostgresEffects",
     "PostgresLetterRetries",
+    "PostgresLogPartitions",
+    "PostgresSource",
     "PublishesEvents",
     "Reading",
     "RebalanceListener",
@@ -85,4 +90,6 @@ __all__ = [
     "RetryPolicy",
     "SourceRecord",
     "Subscriptions",
+    "log_topic",
+    "require_source",
 ]

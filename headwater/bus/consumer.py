@@ -89,22 +89,28 @@ class Consumer:
         subscriptions: Subscriptions,
         effects: EffectStore,
         publisher: PublishesEvents | None,
-        kafka: KafkaSettings,
+        kafka: KafkaSettings | None,
         *,
         group: str,
         values: ValueDecoder,
+        source: MessageSource | None = None,
         instance_id: str | None = None,
         registry: EventRegistry | None = None,
         personal: OpensEvents = REDACTING,
         retry_policy: RetryPolicy | None = None,
         limits: ConsumerLimits | None = None,
     ) -> Self:
-        """A consumer between this broker and this store of effects; `run` connects it."""
+        """A consumer between this broker, or another source, and this store of effects; `run` connects it."""
+        prefix = ""
+        if source is None:
+            assert kafka is not None, "one of them"
+            prefix = kafka.topic_prefix
+            source = KafkaSource(kafka, group=prefix + group, instance_id=instance_id)
         return cls(
             group=group,
             subscriptions=subscriptions,
-            source=KafkaSource(kafka, group=kafka.topic_prefix + group, instance_id=instance_id),
-            topic_prefix=kafka.topic_prefix,
+            source=source,
+            topic_prefix=prefix,
             effects=effects,
             values=values,
             publisher=publisher,

@@ -122,6 +122,10 @@ class LogReading:
         if (place := self._places.get(partition)) is not None:
             place.is_paused = False
 
+    def read_through(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """Up to which position the log was read for each of these that has started."""
+        return {partition: place.after for partition in partitions if (place := self._places.get(partition)) is not None}
+
     # -- reading ------------------------------------------------------------------------------------------------------
 
     async def receive(self, *, limit: int, timeout_seconds: float) -> dict[Partition, Sequence[LogRecord]]:

@@ -135,6 +135,12 @@ class PostgresSource:
         end = OffsetRange(FIRST_OFFSET, await self._partitions.last_position() + 1)
         return dict.fromkeys(partitions, end)
 
+    async def unread(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        """Positions between what was read for each and the log's last event: as many events at most, for others' are among them."""
+        reading = self._open_reading()
+        last = (await self._store.last_checkpoint()).global_position
+        return {partition: max(0, last - after) for partition, after in reading.read_through(partitions).items()}
+
     def start_at(self, partition: Partition, offset: int) -> None:
         """Receive this partition from a position on."""
         if partition in self._held:
