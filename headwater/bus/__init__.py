@@ -29,8 +29,20 @@ from headwater.bus.context import BatchContext, Context, PublishesEvents
 from headwater.bus.dead_letters import DeadLetter
 from headwater.bus.desk import ALL_STATUSES, OPEN_STATUSES, DeadLetterDesk, KeptLetter, LetterFilter, LetterStatus
 from headwater.bus.kafka import KafkaSource
-from headwater.bus.ports import EffectsRefused, EffectStore, EffectTransaction, MessageSource, OffsetOutOfRange, RebalanceListener
+from headwater.bus.log_partitions import LOG_PARTITION_COUNT, PostgresLogPartitions, require_source
+from headwater.bus.log_records import LOG_TOPIC_PREFIX, LogRecord, log_topic
+from headwater.bus.ports import (
+    EffectsRefused,
+    EffectStore,
+    EffectTransaction,
+    LogPartitions,
+    MessageSource,
+    OffsetOutOfRange,
+    RebalanceListener,
+)
 from headwater.bus.postgres import DeadLetters, PostgresEffects
+from headwater.bus.postgres_source import PostgresSource
+from headwater.bus.reading import EncodedRecords, Reading, RecordReader
 from headwater.bus.retries import RetryPolicy
 from headwater.bus.retrying import DeadLetterRetrier, LetterRetries, PostgresLetterRetries
 from headwater.bus.subscriptions import Handler, HandlerDecorator, Subscriptions
@@ -38,6 +50,8 @@ from headwater.bus.values import ConsumerLimits, LastRecord, Move, PartitionPosi
 
 __all__ = [
     "ALL_STATUSES",
+    "LOG_PARTITION_COUNT",
+    "LOG_TOPIC_PREFIX",
     "OPEN_STATUSES",
     "BatchContext",
     "Consumer",
@@ -50,6 +64,7 @@ __all__ = [
     "EffectStore",
     "EffectTransaction",
     "EffectsRefused",
+    "EncodedRecords",
     "Handler",
     "HandlerDecorator",
     "KafkaSource",
@@ -58,6 +73,8 @@ __all__ = [
     "LetterFilter",
     "LetterRetries",
     "LetterStatus",
+    "LogPartitions",
+    "LogRecord",
     "MessageSource",
     "Move",
     "OffsetOutOfRange",
@@ -65,9 +82,15 @@ __all__ = [
     "PartitionStatus",
     "PostgresEffects",
     "PostgresLetterRetries",
+    "PostgresLogPartitions",
+    "PostgresSource",
     "PublishesEvents",
+    "Reading",
     "RebalanceListener",
+    "RecordReader",
     "RetryPolicy",
     "SourceRecord",
     "Subscriptions",
+    "log_topic",
+    "require_source",
 ]

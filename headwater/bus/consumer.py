@@ -16,7 +16,7 @@ from headwater.bus.partition_work import PartitionWork
 from headwater.bus.ports import EffectStore, MessageSource, OffsetOutOfRange
 from headwater.bus.retries import RetryPolicy
 from headwater.bus.subscriptions import Subscriptions
-from headwater.bus.values import ConsumerLimits
+from headwater.bus.values import ConsumerLimits, PartitionPosition
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import BrokerUnavailable, GapDetected, HeadwaterError, StorageError, TransactionConflict, UsageError
 from headwater.kafka import JSON_DECODER, KafkaSettings, OffsetRange, Partition, ValueDecoder
@@ -66,7 +66,7 @@ class Consumer:
         randomness: Randomness = SYSTEM_RANDOMNESS,
     ) -> None:
         self._group, self._subscriptions, self._source, self._effects = group, subscriptions, source, effects
-        self._values = values
+        self._reader = source.reader(values)
         self._limits = limits or ConsumerLimits()
         self._topic_prefix = topic_prefix
         self._clock, self._randomness = clock, randomness
@@ -89,22 +89,28 @@ class Consumer:
         subscriptions: Subscriptions,
         effects: EffectStore,
         publisher: PublishesEvents | None,
-        kafka: KafkaSettings,
+        kafka: KafkaSettings | None,
         *,
         group: str,
         values: ValueDecoder,
+        source: MessageSource | None = None,
         instance_id: str | None = None,
         registry: EventRegistry | None = None,
         personal: OpensEvents = REDACTING,
         retry_policy: RetryPolicy | None = None,
         limits: ConsumerLimits | None = None,
     ) -> Self:
-        """A consumer between this broker and this store of effects; `run` connects it."""
+        """A consumer between this broker, or another source, and this store of effects; `run` connects it."""
+        prefix = ""
+        if source is None:
+            assert kafka is not None, "one of them"
+            prefix = kafka.topic_prefix
+            source = KafkaSource(kafka, group=prefix + group, instance_id=instance_id)
         return cls(
             group=group,
             subscriptions=subscriptions,
-            source=KafkaSource(kafka, group=kafka.topic_prefix + group, instance_id=instance_id),
-            topic_prefix=kafka.topic_prefix,
+            source=source,
+            topic_prefix=prefix,
             effects=effects,
             values=values,
             publisher=publisher,
@@ -229,7 +235,7 @@ class Consumer:
             with self._idle():
                 received = await self._source.receive(limit=self._limits.batch_size_max, timeout_seconds=timeout)
                 # Where this fails, the source is opened anew, and the records come again.
-                await self._values.prepare(record.value for records in received.values() for record in records)
+                await self._reader.prepare(record for records in received.values() for record in records)
         except OffsetOutOfRange as error:
             if (work := self._works.get(error.partition)) is not None:
                 self._stop_partition(work, error)
@@ -303,7 +309,7 @@ class Consumer:
         position = await self._effects.claim(self._group, partition)
         if self._assigned.get(partition) is not token:
             return
-        work = self._works[partition] = PartitionWork(position, self._subscriptions.routes, self._values, self._registry)
+        work = self._works[partition] = PartitionWork(position, self._subscriptions.routes, self._reader, self._registry)
         self._paused.discard(partition)
         self._lost_until.pop(partition, None)
         try:
@@ -319,8 +325,22 @@ class Consumer:
             row = await self._effects.confirm(self._group, work.position)
             if row is None:
                 raise ClaimsLost(frozenset({partition}))
+            if row.next_offset < work.position.next_offset:
+                self._rewind(work, row)
+                continue
             work.commit(row)
             work.needs_confirmation = False
+
+    def _rewind(self, work: PartitionWork, row: PartitionPosition) -> None:
+        """The database forgot commits of ours (an asynchronous failover), and their effects with them: what they covered is to be received again."""
+        self._works.pop(work.partition).is_revoked = True
+        _log.warning(
+            "position_went_back",
+            group=self._group,
+            partition=str(work.partition),
+            next_offset=row.next_offset,
+            committed_before=work.position.next_offset,
+        )
 
     def _lose(self, error: ClaimsLost) -> None:
         for partition in error.partitions:

@@ -19,9 +19,10 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.structs import TopicPartition
 
 from headwater.bus.ports import OffsetOutOfRange, RebalanceListener
+from headwater.bus.reading import EncodedRecords, RecordReader
 from headwater.bus.values import SourceRecord
 from headwater.errors import BrokerUnavailable
-from headwater.kafka import KafkaSettings, KafkaTopics, OffsetRange, Partition, translate_kafka_errors
+from headwater.kafka import KafkaSettings, KafkaTopics, OffsetRange, Partition, ValueDecoder, translate_kafka_errors
 
 SESSION_TIMEOUT_SECONDS: Final = 10.0
 """A member that the broker does not hear of for so long has its partitions given to others."""
@@ -93,6 +94,10 @@ class KafkaSource:
             with contextlib.suppress(kafka.KafkaError, OSError, TimeoutError):
                 async with asyncio.timeout(CLOSE_SECONDS_MAX):
                     await client.stop()
+
+    def reader(self, values: ValueDecoder) -> RecordReader:
+        """Reads what a relay wrote."""
+        return EncodedRecords(values)
 
     async def offsets(self, partitions: Sequence[Partition]) -> Mapping[Partition, OffsetRange]:
         """What each partition holds now; see `MessageSource.offsets`."""

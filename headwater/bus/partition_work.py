@@ -10,15 +10,17 @@ from itertools import islice
 from typing import Final
 from uuid import UUID
 
+from headwater.bus.reading import EncodedRecords, RecordReader
 from headwater.bus.retries import FailingMessage
 from headwater.bus.subscriptions import Handler, Route
 from headwater.bus.values import LastRecord, Move, PartitionPosition, SourceRecord
 from headwater.errors import GapDetected, InvalidEvent, NotAnEnvelope, SchemaError
-from headwater.kafka import JSON_DECODER, Envelope, OffsetRange, Partition, RecordDecoder, ValueDecoder, kind_of, provenance_of
+from headwater.kafka import JSON_DECODER, Envelope, OffsetRange, Partition
 from headwater.messages import LOG_START, Event, EventRegistry, LogPosition
 from headwater.privacy import Opener, is_sealed
 
 NO_HANDLERS: Final[tuple[Handler, ...]] = ()
+_JSON_RECORDS: Final[RecordReader] = EncodedRecords(JSON_DECODER)
 
 
 class PartitionState(Enum):
@@ -90,7 +92,7 @@ class PartitionWork:
         self,
         claimed: PartitionPosition,
         routes: Mapping[str, Route],
-        values: ValueDecoder = JSON_DECODER,
+        reader: RecordReader = _JSON_RECORDS,
         registry: EventRegistry | None = None,
     ) -> None:
         self.registry: Final = registry or EventRegistry()
@@ -103,11 +105,10 @@ class PartitionWork:
         self.is_revoked = False
         self.needs_confirmation = False
         """A commit's answer may have been lost: look at the row before going on."""
-        self._routes, self._values = routes, values
+        self._routes, self._reader = routes, reader
         self._read_marks: dict[UUID, LogPosition] = dict(claimed.marks)
         self._next_to_read = claimed.next_offset
         self._to_recognise = claimed.last
-        self._decoder = RecordDecoder()
 
     @property
     def state(self) -> PartitionState:
@@ -130,7 +131,7 @@ class PartitionWork:
         next_offset, last = self.position.next_offset, self.position.last
         if held.end < next_offset:
             raise GapDetected(
-                f"{self.partition} ends at offset {held.end}, but was applied up to {next_offset}: the topic was recreated or lost its tail. "
+                f"{self.partition} ends at offset {held.end}, but was applied up to {next_offset}: it was recreated or lost its tail. "
                 "Restore it, or remove the group's row to start over"
             )
         if next_offset == 0:
@@ -166,42 +167,35 @@ class PartitionWork:
             return
         if record.offset > last.offset:
             self._refuse_unrecognised(f"offset {last.offset} is gone")
-        found = provenance_of(record.headers)
+        found = self._reader.provenance(record)
         if found is None:
             self._refuse_unrecognised(f"offset {last.offset} holds a foreign record")
         elif (found.log_id, found.position) != (last.log_id, last.position):
             self._refuse_unrecognised(f"offset {last.offset} holds position {found.position} of log {found.log_id}")
+        elif last.event_id is not None and found.event_id != last.event_id:
+            self._refuse_unrecognised(f"it is the event {found.event_id} now, and was {last.event_id}")
         self._to_recognise = None
 
     def _refuse_unrecognised(self, found: str) -> None:
         last = self._to_recognise
         assert last is not None, "called while there is a record to recognise"
         raise GapDetected(
-            f"{self.partition} is not the topic that was read before: offset {last.offset} was position {last.position} of log {last.log_id}, "
+            f"{self.partition} is not what was read before: offset {last.offset} was position {last.position} of log {last.log_id}, "
             f"but {found}. It was recreated or lost its tail; restore it, or remove the group's row to start over"
         )
 
     def _read(self, record: SourceRecord) -> Message:
-        headers = dict(record.headers)
-        event_type, content_type = kind_of(headers)
-        route = None if event_type is None else self._routes.get(self.registry.current_type(event_type))
-        data, value_fault = "", None
-        if route is not None:
-            try:
-                data = self._values.decode(record.value, content_type)
-            except SchemaError as error:
-                value_fault = error
-        try:
-            envelope = self._decoder.decode(record.key, headers, record.timestamp, data)
-        except NotAnEnvelope as error:
-            message = Message(self, record, None, None)
-            message.fault = error
+        envelope, route, fault, value_fault = self._reader.read(record, self._route_of)
+        if envelope is None or not self._is_new(record, envelope):
+            message = Message(self, record, envelope, None)
+            message.fault = fault
             return message
-        if not self._is_new(record, envelope):
-            return Message(self, record, envelope, None)
         message = Message(self, record, envelope, route)
         message.value_fault = value_fault
         return message
+
+    def _route_of(self, event_type: str) -> Route | None:
+        return self._routes.get(self.registry.current_type(event_type))
 
     def _is_new(self, record: SourceRecord, envelope: Envelope) -> bool:
         """Whether the event was not seen before; then it is now.
@@ -251,7 +245,7 @@ class PartitionWork:
             if envelope is not None:
                 if envelope.position > marks.get(envelope.log_id, LOG_START):
                     marks[envelope.log_id] = envelope.position
-                last = LastRecord(message.offset, envelope.log_id, envelope.position)
+                last = LastRecord(message.offset, envelope.log_id, envelope.position, envelope.event.event_id)
         return PartitionPosition(self.partition, self.position.epoch, offset + 1, marks, last)
 
     def move_to(self, offset: int) -> Move:

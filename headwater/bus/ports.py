@@ -7,9 +7,10 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from headwater.bus.dead_letters import DeadLetter
+from headwater.bus.reading import RecordReader
 from headwater.bus.values import Move, PartitionPosition, SourceRecord
 from headwater.errors import DeliveryError, HandlerFailed
-from headwater.kafka import OffsetRange, Partition
+from headwater.kafka import OffsetRange, Partition, ValueDecoder
 from headwater.messages import AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent
 from headwater.postgres import CallerConnection, Connection
 
@@ -17,8 +18,8 @@ from headwater.postgres import CallerConnection, Connection
 class OffsetOutOfRange(DeliveryError):
     """The source no longer holds the offset that comes next (the topic was recreated or cut off); an operator restores or rebuilds."""
 
-    def __init__(self, partition: Partition, offset: int) -> None:
-        super().__init__(f"{partition} does not hold offset {offset}: the topic was recreated, or records were deleted")
+    def __init__(self, partition: Partition, offset: int, message: str | None = None) -> None:
+        super().__init__(message or f"{partition} does not hold offset {offset}: the topic was recreated, or records were deleted")
         self.partition, self.offset = partition, offset
 
 
@@ -53,6 +54,10 @@ class MessageSource(Protocol):
         """Give everything back; harmless twice, and after a failed `open`."""
         ...
 
+    def reader(self, values: ValueDecoder) -> RecordReader:
+        """What reads the records of this source; `values` reads those whose value was encoded."""
+        ...
+
     async def offsets(self, partitions: Sequence[Partition]) -> Mapping[Partition, OffsetRange]:
         """What each partition holds now.
 
@@ -79,6 +84,26 @@ class MessageSource(Protocol):
         Raises:
             OffsetOutOfRange: a partition does not hold what should come next; it is never reset silently.
             BrokerUnavailable: the connection cannot go on; close and open again.
+        """
+        ...
+
+
+class LogPartitions(Protocol):
+    """What a consumer of the log itself asks of its database."""
+
+    async def count(self) -> int:
+        """Into how many partitions the log falls; the same for ever.
+
+        Raises:
+            StorageUnavailable: try again.
+        """
+        ...
+
+    async def last_position(self) -> int:
+        """The position of the last committed event, above the horizon or not; 0 before the first.
+
+        Raises:
+            StorageUnavailable: try again.
         """
         ...
 

@@ -134,6 +134,7 @@ class PostgresTransaction:
                 [position.last.offset if position.last else None for position in after],
                 [position.last.log_id if position.last else None for position in after],
                 [str(position.last.position) if position.last else None for position in after],
+                [position.last.event_id if position.last else None for position in after],
             )
         moved = {Partition(row["topic"], row["partition"]) for row in rows}
         return frozenset(position.partition for position in after) - moved
@@ -281,7 +282,17 @@ def _position(partition: Partition, row: asyncpg.Record) -> PartitionPosition:
         epoch=row["epoch"],
         next_offset=row["next_offset"],
         marks={UUID(log_id): LogPosition.parse(mark) for log_id, mark in orjson.loads(row["marks"]).items()},
-        last=None if last is None else LastRecord(last, UUID(str(row["last_log_id"])), LogPosition.parse(row["last_position"])),
+        last=None if last is None else _last_record(last, row),
+    )
+
+
+def _last_record(offset: int, row: asyncpg.Record) -> LastRecord:
+    event_id = row["last_event_id"]
+    return LastRecord(
+        offset,
+        log_id=UUID(str(row["last_log_id"])),
+        position=LogPosition.parse(row["last_position"]),
+        event_id=None if event_id is None else UUID(str(event_id)),
     )
 
 

@@ -37,6 +37,8 @@ class LastRecord:
     offset: int
     log_id: UUID
     position: LogPosition
+    event_id: UUID | None = None
+    """None where an earlier version of Headwater went past it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ TOPIC_PARTITIONS_MAX = 1_000
 PREFIX: Final = "HEADWATER_"
 
 KafkaProtocol: TypeAlias = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+Source: TypeAlias = Literal["kafka", "postgres"]
 SaslMechanism: TypeAlias = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
 
@@ -34,6 +35,8 @@ class Settings(BaseSettings):
     """`transaction` behind a pooler that gives a connection for one transaction only, such as PgBouncer in that mode (docs/postgres.md)."""
     log_schema: Annotated[str, Field(validation_alias=f"{PREFIX}SCHEMA")] = "headwater"
     """Where in the database the log lives: each of several logs in one database has a schema of its own (docs/tenants.md)."""
+    source: Source = "kafka"
+    """What feeds the handlers: `kafka`, which a relay fills, or `postgres`, the log itself; then nothing needs a broker (docs/sources.md)."""
     kafka: str | None = None
     """`host:port,host:port`; None runs an embedded broker."""
     kafka_security_protocol: KafkaProtocol = "PLAINTEXT"

@@ -946,6 +946,7 @@ CREATE TABLE headwater.consumer_positions (
     last_position text,
     claimed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    last_event_id uuid,
     CONSTRAINT consumer_positions_epoch_positive CHECK ((epoch > 0)),
     CONSTRAINT consumer_positions_last_whole CHECK ((num_nulls(last_offset, last_log_id, last_position) = ANY (ARRAY[0, 3]))),
     CONSTRAINT consumer_positions_next_offset_range CHECK (((next_offset >= 0) AND ((last_offset IS NULL) OR (last_offset < next_offset))))
@@ -1036,6 +1037,14 @@ CREATE VIEW headwater.log AS
     events.recorded_at
    FROM (headwater.all_events events
      JOIN headwater.streams USING (stream_id));
+
+CREATE TABLE headwater.log_partitioning (
+    is_only boolean DEFAULT true NOT NULL,
+    partition_count integer NOT NULL,
+    first_used_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT log_partitioning_is_only CHECK (is_only),
+    CONSTRAINT log_partitioning_partition_count_range CHECK (((partition_count >= 1) AND (partition_count <= 1000)))
+);
 
 CREATE TABLE headwater.migrations (
     name text NOT NULL,
@@ -1223,6 +1232,9 @@ ALTER TABLE ONLY headwater.leases
 
 ALTER TABLE ONLY headwater.log_epochs
     ADD CONSTRAINT log_epochs_pkey PRIMARY KEY (epoch);
+
+ALTER TABLE ONLY headwater.log_partitioning
+    ADD CONSTRAINT log_partitioning_pkey PRIMARY KEY (is_only);
 
 ALTER TABLE ONLY headwater.migrations
     ADD CONSTRAINT migrations_pkey PRIMARY KEY (name);

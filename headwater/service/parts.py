@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from headwater.bus import Consumer, DeadLetterRetrier, DeadLetters, PostgresEffects
+from headwater.bus import Consumer, DeadLetterRetrier, DeadLetters, PostgresEffects, PostgresSource
 from headwater.config import Settings
 from headwater.eventstore import (
     LogDoorbell,
@@ -66,20 +66,21 @@ class Parts:
 def workers_of(
     service: Service, parts: Parts, settings: Settings, encoder: ValueEncoder, decoder: ValueDecoder
 ) -> list[Coroutine[Any, Any, None]]:
-    """What serves an open service: the relay of its log, and what its handlers, sagas and read models need."""
-    assert parts.kafka is not None, "workers need Kafka"
+    """What serves an open service: with Kafka the relay of its log, and what its handlers, sagas and read models need."""
     parts.listen()
-    relay = Relay(
-        parts.log,
-        KafkaRelayBroker(parts.kafka),
-        PostgresRelayPositions(parts.database),
-        event_source=f"/services/{service.name}",
-        values=encoder,
-        instance_id=settings.instance_id,
-        options=RelayOptions(topic_prefix=parts.kafka.topic_prefix),
-    )
-    parts.wake_workers.append(relay.wake)
-    workers: list[Coroutine[Any, Any, None]] = [relay.run()]
+    workers: list[Coroutine[Any, Any, None]] = []
+    if parts.kafka is not None:
+        relay = Relay(
+            parts.log,
+            KafkaRelayBroker(parts.kafka),
+            PostgresRelayPositions(parts.database),
+            event_source=f"/services/{service.name}",
+            values=encoder,
+            instance_id=settings.instance_id,
+            options=RelayOptions(topic_prefix=parts.kafka.topic_prefix),
+        )
+        parts.wake_workers.append(relay.wake)
+        workers.append(relay.run())
     if service.projections:
         runner = ProjectionRunner(parts.database, parts.store, service.events.registry, list(service.projections.values()), tail=parts.tail)
         workers.append(runner.run())
@@ -95,6 +96,7 @@ def workers_of(
             parts.kafka,
             group=service.name,
             values=decoder,
+            source=None if parts.kafka is not None else _log_source(service, parts, settings),
             instance_id=settings.instance_id,
             registry=service.events.registry,
             personal=parts.personal,
@@ -110,3 +112,10 @@ def workers_of(
         )
         workers += [consumer.run(), retrier.run()]
     return workers
+
+
+def _log_source(service: Service, parts: Parts, settings: Settings) -> PostgresSource:
+    """The log as what feeds the handlers, woken with everybody else who reads it."""
+    source = PostgresSource.connect(parts.database, parts.log, group=service.name, instance_id=settings.instance_id)
+    parts.wake_workers.append(source.wake)
+    return source

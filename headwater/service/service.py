@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar, get_args, overload
 from uuid import UUID
 
-from headwater.bus import DeadLetters, HandlerDecorator, Subscriptions
+from headwater.bus import DeadLetters, HandlerDecorator, Subscriptions, require_source
 from headwater.clock import SYSTEM_CLOCK, Clock
-from headwater.config import Settings, load_settings
+from headwater.config import Settings, Source, load_settings
 from headwater.embedded import SHARED_SERVERS
 from headwater.errors import NotFoundError, SchemaError, StoreNotOpen, UsageError
 from headwater.eventstore import (
@@ -26,7 +26,7 @@ from headwater.eventstore import (
     Subscription,
     decide,
 )
-from headwater.kafka import JSON_ENCODER, KafkaSecurity, KafkaSettings, ValueEncoder, check_broker
+from headwater.kafka import JSON_DECODER, JSON_ENCODER, KafkaSecurity, KafkaSettings, ValueDecoder, ValueEncoder, check_broker
 from headwater.messages import Event, are_events_personal
 from headwater.postgres import CallerConnection, Database, apply_migrations, require_current_schema, topic_prefix
 from headwater.privacy import ForgottenSubject, KeySource, MasterKey, PersonalData, PostgresSubjectKeys, require_cipher
@@ -74,6 +74,8 @@ class Service:
         name: consumer group, CloudEvents source and, embedded, database; lower-case letters, digits, `-` and `_`, starting with a letter.
         values: what this service's events are on Kafka: Avro in the Confluent wire format, under schemas made from their classes, or JSON. It
             reads both, whatever it writes.
+        source: what feeds the handlers: `"kafka"`, or `"postgres"`, the log itself, and then nothing needs a broker; by default what the settings
+            say, which is Kafka unless they say otherwise.
         settings: where the servers are; by default from the environment and the configuration file when the service opens.
         cached_streams_max: how many folded streams `decide` keeps in this process, at most; by default none. States must not be changed then.
         key_source: finds the keys of personal data that other services sealed; without one, their events come redacted.
@@ -84,6 +86,7 @@ class Service:
         name: str,
         *,
         values: Values = "avro",
+        source: Source | None = None,
         settings: Settings | None = None,
         cached_streams_max: int = 0,
         key_source: KeySource | None = None,
@@ -94,8 +97,11 @@ class Service:
             )
         if values not in get_args(Values):
             raise UsageError(f"Service({name!r}, values={values!r}) is neither 'avro' nor 'json'")
+        if source is not None and source not in get_args(Source):
+            raise UsageError(f"Service({name!r}, source={source!r}) is neither 'kafka' nor 'postgres'")
         self.name = name
         self.values: Values = values
+        self.source: Source | None = source
         self.events = ServiceEvents(self)
         self.subscriptions = Subscriptions()
         self.choreography = Choreography(self.subscriptions)
@@ -199,15 +205,13 @@ class Service:
         settings = self._settings or load_settings()
         configure_logging_once(settings.log_format, settings.log_level)
         async with AsyncExitStack() as stack:
-            parts = await self._open_parts(stack, settings, needs_kafka=workers)
+            source = self.source_with(settings)
+            parts = await self._open_parts(stack, settings, needs_kafka=workers and source == "kafka")
             if workers:
-                assert parts.kafka is not None, "workers need Kafka"
-                board = KafkaSchemaBoard(parts.kafka)
-                encoder = self.value_encoder(PostgresSchemas(parts.database), board)
-                # All at once: the relay then need not stop at the first event of each type, and readers learn of them in one go.
-                await encoder.prepare(event_class.event_type for event_class in self.events.registry)
+                encoder, decoder = await self._codecs(parts)
                 await register_projections(parts.database, self.events.registry, list(self.projections.values()))
-                await stack.enter_async_context(supervised(workers_of(self, parts, settings, encoder, AvroDecoder(board))))
+                await require_source(parts.database, self.name, source)
+                await stack.enter_async_context(supervised(workers_of(self, parts, settings, encoder, decoder)))
             self._parts, self._stack = parts, stack.pop_all()
 
     async def _close(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool | None:
@@ -247,6 +251,20 @@ class Service:
             )
             await check_broker(parts.kafka)
         return parts
+
+    def source_with(self, settings: Settings) -> Source:
+        """What feeds the handlers under these settings."""
+        return self.source or settings.source
+
+    async def _codecs(self, parts: Parts) -> tuple[ValueEncoder, ValueDecoder]:
+        """What writes and reads records; without Kafka there are none."""
+        if parts.kafka is None:
+            return JSON_ENCODER, JSON_DECODER
+        board = KafkaSchemaBoard(parts.kafka)
+        encoder = self.value_encoder(PostgresSchemas(parts.database), board)
+        # All at once: the relay then need not stop at the first event of each type, and readers learn of them in one go.
+        await encoder.prepare(event_class.event_type for event_class in self.events.registry)
+        return encoder, AvroDecoder(board)
 
     def value_encoder(self, registry: SchemaRegistry, board: SchemaBoard) -> ValueEncoder:
         """What makes the values of this service's events.

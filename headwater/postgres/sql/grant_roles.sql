@@ -32,6 +32,10 @@ GRANT SELECT ON
     headwater.snapshots, headwater.schemas, headwater.schema_versions
     TO {reader};
 
+-- Into how many partitions handlers see the log: kept once.
+GRANT SELECT, INSERT ON headwater.log_partitioning TO {writer};
+GRANT SELECT ON headwater.log_partitioning TO {reader};
+
 -- The keys of personal data: whoever reads the log does not read these by it.
 GRANT SELECT, INSERT, UPDATE ON headwater.subject_keys TO {writer};
 
