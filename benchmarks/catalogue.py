@@ -10,6 +10,7 @@ from benchmarks.append import compare_append
 from benchmarks.conditional import compare_conditional
 from benchmarks.consume import compare_consume
 from benchmarks.consume_fold import compare_consume_fold
+from benchmarks.end_to_end import compare_end_to_end
 from benchmarks.growth import compare_growth
 from benchmarks.log_import import compare_import
 from benchmarks.log_read import compare_log_read
@@ -46,5 +47,6 @@ BENCHMARKS: Final = {
     "relay_avro": Benchmark(compare_relay_avro, needs_kafka=True),
     "consume": Benchmark(compare_consume, needs_kafka=True),
     "consume_fold": Benchmark(compare_consume_fold, needs_kafka=True),
+    "end_to_end": Benchmark(compare_end_to_end, needs_kafka=True),
     "orders": Benchmark(compare_orders),
 }
