@@ -24,16 +24,26 @@ a handler uses is away (tried again without counting against the message); a rec
 Handlers see a message again after any failed attempt, so effects outside this database may happen twice: give them `Context.idempotency_key`.
 """
 
+from headwater.bus.burying import MessageDeadLettered
 from headwater.bus.consumer import Consumer, PartitionStatus
 from headwater.bus.context import Context, PublishesEvents
 from headwater.bus.dead_letters import DeadLetter
 from headwater.bus.desk import ALL_STATUSES, OPEN_STATUSES, DeadLetterDesk, KeptLetter, LetterFilter, LetterStatus
 from headwater.bus.kafka import KafkaSource
-from headwater.bus.ports import EffectsRefused, EffectStore, EffectTransaction, MessageSource, OffsetOutOfRange, RebalanceListener
+from headwater.bus.parked import Follower, ParkedKey, ParkedRecord, ParkedRequest, ParkedRequestKind
+from headwater.bus.ports import (
+    EffectsRefused,
+    EffectStore,
+    EffectTransaction,
+    MessageSource,
+    OffsetOutOfRange,
+    ParkedRows,
+    RebalanceListener,
+)
 from headwater.bus.postgres import DeadLetters, PostgresEffects
-from headwater.bus.retries import RetryPolicy
+from headwater.bus.retries import DeadLetterIt, ErrorAction, OnError, Park, RetryPolicy, Skip, Stop
 from headwater.bus.retrying import DeadLetterRetrier, LetterRetries, PostgresLetterRetries
-from headwater.bus.subscriptions import Handler, HandlerDecorator, Subscriptions
+from headwater.bus.subscriptions import Handler, HandlerDecorator, HandlerOptions, Subscriptions
 from headwater.bus.values import ConsumerLimits, LastRecord, Move, PartitionPosition, SourceRecord
 
 __all__ = [
@@ -44,22 +54,34 @@ __all__ = [
     "Context",
     "DeadLetter",
     "DeadLetterDesk",
+    "DeadLetterIt",
     "DeadLetterRetrier",
     "DeadLetters",
     "EffectStore",
     "EffectTransaction",
     "EffectsRefused",
+    "ErrorAction",
+    "Follower",
     "Handler",
     "HandlerDecorator",
+    "HandlerOptions",
     "KafkaSource",
     "KeptLetter",
     "LastRecord",
     "LetterFilter",
     "LetterRetries",
     "LetterStatus",
+    "MessageDeadLettered",
     "MessageSource",
     "Move",
     "OffsetOutOfRange",
+    "OnError",
+    "Park",
+    "ParkedKey",
+    "ParkedRecord",
+    "ParkedRequest",
+    "ParkedRequestKind",
+    "ParkedRows",
     "PartitionPosition",
     "PartitionStatus",
     "PostgresEffects",
@@ -67,6 +89,8 @@ __all__ = [
     "PublishesEvents",
     "RebalanceListener",
     "RetryPolicy",
+    "Skip",
     "SourceRecord",
+    "Stop",
     "Subscriptions",
 ]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Self
 
+from headwater.bus.burying import Burying
 from headwater.bus.committing import ClaimsLost, Committing
 from headwater.bus.context import HandlerSurroundings, PublishesEvents
 from headwater.bus.dead_letters import message_of
+from headwater.bus.judging import Judging
 from headwater.bus.kafka import KafkaSource
+from headwater.bus.parked import ParkedKeys
+from headwater.bus.parking import Parking
 from headwater.bus.partition_work import PartitionWork
 from headwater.bus.ports import EffectStore, MessageSource, OffsetOutOfRange
 from headwater.bus.retries import RetryPolicy
@@ -26,7 +30,9 @@ from headwater.randomness import SYSTEM_RANDOMNESS, Randomness
 from headwater.telemetry import logger
 
 _log = logger("bus")
-_RECONNECT: Final = RetryPolicy(first_delay_seconds=0.2, delay_factor=2.0)
+_RECONNECT: Final = RetryPolicy(first_delay_seconds=0.2, delay_factor=2.0, delay_seconds_max=30.0)
+PARKED_PER_ROUND: Final = 8
+"""Parked keys of one partition that are tried before new messages get their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,8 @@ class PartitionStatus:
     epoch: int | None
     attempts: int = 0
     reason: str | None = None
+    parked_keys: int = 0
+    parked_messages: int = 0
 
 
 class Consumer:
@@ -60,6 +68,7 @@ class Consumer:
         registry: EventRegistry | None = None,
         personal: OpensEvents = REDACTING,
         retry_policy: RetryPolicy | None = None,
+        copy_dead_letters_to: str | None = None,
         limits: ConsumerLimits | None = None,
         topic_prefix: str = "",
         clock: Clock = SYSTEM_CLOCK,
@@ -72,7 +81,11 @@ class Consumer:
         self._clock, self._randomness = clock, randomness
         self._registry = registry or EventRegistry(subscriptions.event_classes)
         surroundings = HandlerSurroundings(group=group, publisher=publisher, registry=self._registry, clock=clock, personal=personal)
-        self._committing = Committing(effects, surroundings, retry_policy or RetryPolicy(), self._limits, randomness)
+        judging = Judging(surroundings, retry_policy or RetryPolicy(), self._limits, randomness)
+        burying = Burying(subscriptions, copy_dead_letters_to)
+        self._committing = Committing(effects, surroundings, judging, burying, self._limits)
+        self._parking = Parking(effects, surroundings, judging, burying, self._limits, values)
+        self._requests_asked_at = 0.0
         self._assigned: dict[Partition, object] = {}
         """Each assignment has a token of its own, so that one that came back is told from one that stayed."""
         self._works: dict[Partition, PartitionWork] = {}
@@ -97,6 +110,7 @@ class Consumer:
         registry: EventRegistry | None = None,
         personal: OpensEvents = REDACTING,
         retry_policy: RetryPolicy | None = None,
+        copy_dead_letters_to: str | None = None,
         limits: ConsumerLimits | None = None,
     ) -> Self:
         """A consumer between this broker and this store of effects; `run` connects it."""
@@ -111,6 +125,7 @@ class Consumer:
             registry=registry,
             personal=personal,
             retry_policy=retry_policy,
+            copy_dead_letters_to=copy_dead_letters_to,
             limits=limits,
         )
 
@@ -187,13 +202,57 @@ class Consumer:
             if not (self._committing.is_stopping or message.work.is_revoked):
                 async with self._working:
                     await self._committing.try_alone(message)
+        was_parked = await self._work_off_parked()
         ready = [message for work in self._works.values() for message in work.ready(self._limits.batch_size_max)]
         if ready:
             async with self._working:
                 await self._committing.work_off(ready)
         self._adjust_flow()
-        if not (ready or due):
+        if not (ready or due or was_parked):
             await self._receive()
+
+    async def _work_off_parked(self) -> bool:
+        """Try the parked keys that are due, a few of each partition; whether there were any."""
+        parking = [work for work in self._works.values() if work.parked and not work.is_revoked]
+        if not parking:
+            return False
+        await self._hear_requests(parking)
+        was_busy = False
+        for work in parking:
+            for parked in work.parked.due(self._clock.monotonic())[:PARKED_PER_ROUND]:
+                if not (self._committing.is_stopping or work.is_revoked):
+                    async with self._working:
+                        await self._parking.try_next(work, parked)
+                    was_busy = True
+        return was_busy
+
+    async def _hear_requests(self, parking: Sequence[PartitionWork]) -> None:
+        """What people decided about parked keys makes them due now."""
+        moment = self._clock.monotonic()
+        if moment - self._requests_asked_at < self._limits.parked_poll_seconds:
+            return
+        self._requests_asked_at = moment
+        for request in await self._effects.parked_requests(self._group, [work.partition for work in parking]):
+            work = self._works.get(request.partition)
+            if work is not None and (parked := work.parked.find(request.parked_key_id)) is not None:
+                parked.hear(request, moment)
+
+    async def _load_parked(self, work: PartitionWork) -> None:
+        work.parked = ParkedKeys(await self._effects.parked_keys(self._group, work.position, self._clock.monotonic()))
+        known = {handler.name for handler in self._subscriptions}
+        orphans = [parked for parked in work.parked if parked.handler_name not in known]
+        for parked in orphans:
+            parked.is_orphan = True
+        if work.parked:
+            _log.info(
+                "parked_keys_loaded",
+                group=self._group,
+                topic=work.partition.topic,
+                partition=work.partition.number,
+                parked_keys=len(work.parked),
+                parked_messages=work.parked.message_count,
+                without_handler=sorted({parked.handler_name for parked in orphans}),
+            )
 
     async def _wait_out(self, fact: str, error: HeadwaterError) -> None:
         self._troubles += 1
@@ -224,6 +283,7 @@ class Consumer:
     async def _receive(self) -> None:
         moment = self._clock.monotonic()
         due = [work.failing.due_at - moment for work in self._works.values() if work.failing is not None]
+        due += [due_at - moment for work in self._works.values() if work.parked and (due_at := work.parked.next_due_at()) is not None]
         timeout = max(0.0, min([self._limits.idle_seconds, *due]))
         try:
             with self._idle():
@@ -303,7 +363,11 @@ class Consumer:
         position = await self._effects.claim(self._group, partition)
         if self._assigned.get(partition) is not token:
             return
-        work = self._works[partition] = PartitionWork(position, self._subscriptions.routes, self._values, self._registry)
+        work = PartitionWork(position, self._subscriptions.routes, self._values, self._registry)
+        await self._load_parked(work)
+        if self._assigned.get(partition) is not token:
+            return
+        self._works[partition] = work
         self._paused.discard(partition)
         self._lost_until.pop(partition, None)
         try:
@@ -320,6 +384,7 @@ class Consumer:
             if row is None:
                 raise ClaimsLost(frozenset({partition}))
             work.commit(row)
+            await self._load_parked(work)
             work.needs_confirmation = False
 
     def _lose(self, error: ClaimsLost) -> None:
@@ -345,5 +410,12 @@ class Consumer:
         attempts = work.failing.attempts if work.failing is not None else 0
         error = next((message_of(f.error) for f in work.failing.failures.values()), None) if work.failing is not None else None
         return PartitionStatus(
-            partition, work.state.value, work.position.next_offset, work.position.epoch, attempts, reason=work.stop_reason or error
+            partition,
+            work.state.value,
+            work.position.next_offset,
+            work.position.epoch,
+            attempts,
+            reason=work.stop_reason or error,
+            parked_keys=len(work.parked),
+            parked_messages=work.parked.message_count,
         )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from headwater.bus.context import Context, HandlerSurroundings
 from headwater.bus.dead_letters import DeadLetter, unreadable
+from headwater.bus.failing import HandlerFault
+from headwater.bus.parked import Follower, ParkedKey
 from headwater.bus.partition_work import Message
 from headwater.bus.ports import EffectsRefused, EffectTransaction
-from headwater.bus.retries import HandlerFault
 from headwater.bus.subscriptions import Handler
 from headwater.bus.values import ConsumerLimits
 from headwater.errors import HandlerFailed, InvalidEvent, SchemaError, StorageUnavailable, TransactionConflict, WrongExpectedVersion
@@ -30,6 +31,8 @@ class BatchOutcome:
     """So many messages, from the first, are ready to commit."""
     handled: int = 0
     """Those of them that had handlers."""
+    followers: list[Follower] = field(default_factory=list[Follower])
+    """Of these messages, for one handler each, that wait behind a parked key."""
 
 
 class MessageHandling:
@@ -56,6 +59,8 @@ class MessageHandling:
             raise self._too_slow(messages[outcome.done], outcome.done) from error
         if letters:
             await transaction.bury(letters)
+        if outcome.followers:
+            await transaction.parked.add(outcome.followers)
         return outcome
 
     async def _handle_each(
@@ -65,7 +70,7 @@ class MessageHandling:
         deadline = clock.monotonic() + self._limits.batch_seconds_max
         for message in messages:
             if message.handlers:
-                await self._handle(transaction, message, outcome.done)
+                await self._handle(transaction, message, outcome)
                 outcome.handled += 1
             elif message.fault is not None:
                 letters.append(unreadable(self._surroundings.group, message.work.partition, message.record, message.fault, clock.now()))
@@ -73,11 +78,17 @@ class MessageHandling:
             if message.handlers and clock.monotonic() > deadline:
                 return
 
-    async def _handle(self, transaction: EffectTransaction, message: Message, index: int) -> None:
-        event = self.typed_event(message, index)
+    async def _handle(self, transaction: EffectTransaction, message: Message, outcome: BatchOutcome) -> None:
+        handlers = message.handlers
+        if message.work.parked and (held := message.held_back()):
+            outcome.followers += followers_of(message, held.values())
+            handlers = tuple(handler for handler in handlers if handler.name not in held)
+            if not handlers:
+                return
+        event = self.typed_event(message, outcome.done)
         with correlate(correlation_of(message)):
-            for handler in message.handlers:
-                await self._call(transaction, message, event, handler, index)
+            for handler in handlers:
+                await self._call(transaction, message, event, handler, outcome.done)
 
     async def handle_guarded(self, transaction: EffectTransaction, message: Message, handler: Handler) -> None:
         """Give one message to one handler, undoing what it did when it fails.
@@ -147,6 +158,12 @@ class MessageHandling:
         return HandlerFault(
             index, name, HandlerFailed(f"{name} took longer than {self._limits.handler_seconds_max} s; it was cut off and rolled back")
         )
+
+
+def followers_of(message: Message, parked: Iterable[ParkedKey]) -> list[Follower]:
+    """The message, to wait behind each of these."""
+    assert message.envelope is not None, "a message with handlers has an envelope"
+    return [Follower(one, message.record, message.envelope) for one in parked]
 
 
 def correlation_of(message: Message) -> Correlation:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 from itertools import islice
+from types import MappingProxyType
 from typing import Final
 from uuid import UUID
 
-from headwater.bus.retries import FailingMessage
+from headwater.bus.dead_letters import storable
+from headwater.bus.failing import FailingMessage
+from headwater.bus.parked import ParkedKey, ParkedKeys
 from headwater.bus.subscriptions import Handler, Route
 from headwater.bus.values import LastRecord, Move, PartitionPosition, SourceRecord
 from headwater.errors import GapDetected, InvalidEvent, NotAnEnvelope, SchemaError
@@ -19,6 +23,7 @@ from headwater.messages import LOG_START, Event, EventRegistry, LogPosition
 from headwater.privacy import Opener, is_sealed
 
 NO_HANDLERS: Final[tuple[Handler, ...]] = ()
+NOBODY: Final[Mapping[str, ParkedKey]] = MappingProxyType({})
 
 
 class PartitionState(Enum):
@@ -28,7 +33,7 @@ class PartitionState(Enum):
     WAITING = "waiting"
     """Its first message failed and is due again later."""
     STOPPED = "stopped"
-    """A gap; nothing is applied until it is claimed anew."""
+    """A gap, or an error whose policy says so; nothing is applied until it is claimed anew."""
     REVOKED = "revoked"
 
 
@@ -49,6 +54,19 @@ class Message:
         """What handlers see: the envelope, its personal data open."""
         self._event: Event | None = None
         self._opener: Opener | None = None
+
+    @property
+    def key(self) -> str:
+        """What its order goes by, as it is stored."""
+        assert self.envelope is not None, "only an envelope has a stream"
+        return storable(self.envelope.event.stream_name)
+
+    def held_back(self) -> Mapping[str, ParkedKey]:
+        """Its handlers, by name, for which its key is parked."""
+        if not self.work.parked or not self.handlers:
+            return NOBODY
+        parked = self.work.parked.of(self.key)
+        return {handler.name: parked[handler.name] for handler in self.handlers if handler.name in parked} if parked else NOBODY
 
     @property
     def is_sealed(self) -> bool:
@@ -99,6 +117,8 @@ class PartitionWork:
         """What the row says."""
         self.pending: deque[Message] = deque()
         self.failing: FailingMessage | None = None
+        self.parked = ParkedKeys()
+        """Loaded when the partition is claimed."""
         self.stop_reason: str | None = None
         self.is_revoked = False
         self.needs_confirmation = False
@@ -113,7 +133,7 @@ class PartitionWork:
         if self.is_revoked:
             return PartitionState.REVOKED
         if self.failing is not None:
-            return PartitionState.WAITING
+            return PartitionState.WAITING if math.isfinite(self.failing.due_at) else PartitionState.STOPPED
         if self.stop_reason is not None and not self.pending:
             return PartitionState.STOPPED
         return PartitionState.WORKING
@@ -181,6 +201,13 @@ class PartitionWork:
         )
 
     def _read(self, record: SourceRecord) -> Message:
+        message = self.decode(record)
+        if message.envelope is not None and not self._is_new(record, message.envelope):
+            return Message(self, record, message.envelope, None)
+        return message
+
+    def decode(self, record: SourceRecord) -> Message:
+        """What a record holds, wherever it comes from."""
         event_type, content_type = kind_of(record.headers)
         route = None if event_type is None else self._routes.get(self.registry.current_type(event_type))
         data, value_fault = "", None
@@ -195,8 +222,6 @@ class PartitionWork:
             message = Message(self, record, None, None)
             message.fault = error
             return message
-        if not self._is_new(record, envelope):
-            return Message(self, record, envelope, None)
         message = Message(self, record, envelope, route)
         message.value_fault = value_fault
         return message

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from headwater.bus.dead_letters import DeadLetter
+from headwater.bus.parked import Follower, ParkedKey, ParkedRecord, ParkedRequest
 from headwater.bus.values import Move, PartitionPosition, SourceRecord
 from headwater.errors import DeliveryError, HandlerFailed
 from headwater.kafka import OffsetRange, Partition
@@ -83,8 +84,49 @@ class MessageSource(Protocol):
         ...
 
 
+class ParkedRows(Protocol):
+    """What is parked, within one transaction. Only a partition's owner writes it; `advance` or `hold` makes sure of that before the commit."""
+
+    async def hold(self, group: str, claimed: PartitionPosition) -> bool:
+        """Whether the partition is still ours; it stays so until the transaction ends.
+
+        Raises:
+            EffectsRefused: a handler left the transaction in a state that cannot be committed.
+        """
+        ...
+
+    async def open(self, group: str, partition: Partition, parked: ParkedKey, due_in_seconds: float) -> int:
+        """Park a key; returns its id. Its messages are added apart."""
+        ...
+
+    async def add(self, followers: Sequence[Follower]) -> None:
+        """Let messages wait behind what is parked, in this order."""
+        ...
+
+    async def read(self, parked: ParkedKey, partition: Partition, limit: int) -> Sequence[ParkedRecord]:
+        """Its first messages, in order."""
+        ...
+
+    async def remove(self, message_ids: Sequence[int]) -> None:
+        """These wait no more."""
+        ...
+
+    async def update(self, parked: ParkedKey, due_in_seconds: float, request: ParkedRequest | None) -> None:
+        """Keep what is known of its first message now; the request, if any, was carried out or came too late."""
+        ...
+
+    async def close(self, parked: ParkedKey) -> None:
+        """Nothing waits for it any more."""
+        ...
+
+
 class EffectTransaction(Protocol):
     """One transaction in which handlers act and positions move."""
+
+    @property
+    def parked(self) -> ParkedRows:
+        """What is parked."""
+        ...
 
     @property
     def connection(self) -> Connection:
@@ -152,6 +194,22 @@ class EffectStore(Protocol):
 
     async def confirm(self, group: str, claimed: PartitionPosition) -> PartitionPosition | None:
         """The row as it is now, or None when somebody else claimed it; waits for a commit of ours whose answer was lost.
+
+        Raises:
+            StorageUnavailable, TransactionConflict: try again.
+        """
+        ...
+
+    async def parked_keys(self, group: str, claimed: PartitionPosition, monotonic: float) -> Sequence[ParkedKey]:
+        """What is parked of a partition that was claimed; moments are told on a monotonic clock that now says `monotonic`.
+
+        Raises:
+            StorageUnavailable, TransactionConflict: try again.
+        """
+        ...
+
+    async def parked_requests(self, group: str, partitions: Sequence[Partition]) -> Sequence[ParkedRequest]:
+        """What people want done with parked keys of these partitions, the oldest first.
 
         Raises:
             StorageUnavailable, TransactionConflict: try again.

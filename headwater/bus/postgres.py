@@ -11,7 +11,9 @@ import asyncpg
 import orjson
 
 from headwater.bus.dead_letters import DeadLetter
+from headwater.bus.parked import ParkedKey, ParkedRequest
 from headwater.bus.ports import EffectsRefused
+from headwater.bus.postgres_parked import PostgresParkedRows, load_parked_keys, load_parked_requests
 from headwater.bus.values import LastRecord, Move, PartitionPosition
 from headwater.errors import HeadwaterError, NotFoundError, StorageError, StorageUnavailable, TransactionConflict
 from headwater.eventstore import EventStore
@@ -54,6 +56,7 @@ class PostgresTransaction:
         self._connection, self._store = connection, store
         self.is_unusable = False
         """The driver refuses to go on, because something that a handler began is still under way."""
+        self.parked = PostgresParkedRows(connection, self._machinery, self.require_open)
 
     @property
     def connection(self) -> Connection:
@@ -165,6 +168,18 @@ class PostgresEffects:
         """The row now, or None when it is somebody else's; see `EffectStore.confirm`."""
         row = await self._fetch_own_row(_CONFIRM_CLAIM, group, *claimed.partition, claimed.epoch)
         return None if row is None else _position(claimed.partition, row)
+
+    async def parked_keys(self, group: str, claimed: PartitionPosition, monotonic: float) -> Sequence[ParkedKey]:
+        """What is parked of a partition; see `EffectStore.parked_keys`."""
+        with _machinery():
+            async with self._database.connection() as connection:
+                return await load_parked_keys(connection, group, claimed.partition, monotonic)
+
+    async def parked_requests(self, group: str, partitions: Sequence[Partition]) -> Sequence[ParkedRequest]:
+        """What people want done; see `EffectStore.parked_requests`."""
+        with _machinery():
+            async with self._database.connection() as connection:
+                return await load_parked_requests(connection, group, partitions)
 
     async def _fetch_own_row(self, statement: str, *arguments: object) -> asyncpg.Record | None:
         with _machinery():
@@ -308,6 +323,7 @@ def _letter_row(letter: DeadLetter) -> tuple[Any, ...]:
         letter.attempts,
         letter.first_failed_at,
         letter.last_failed_at,
+        letter.is_skipped,
     )
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar, Union, cast, get_args, get_origin, overload
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeAlias, TypedDict, TypeVar, Union, Unpack, cast, get_args, get_origin, overload
 
 from headwater.bus.context import Context
+from headwater.bus.retries import DEFAULT_POLICY, HandlerPolicy, OnError, RetryPolicy, checked_policy
 from headwater.errors import UsageError
 from headwater.kafka import topic_of
-from headwater.messages import Event
+from headwater.messages import Event, check_category
 
 E_contra = TypeVar("E_contra", bound=Event, contravariant=True)
 E1 = TypeVar("E1", bound=Event)
@@ -23,6 +24,17 @@ _EventHandler: TypeAlias = Callable[[E_contra], Coroutine[Any, Any, None]]
 _ContextHandler: TypeAlias = Callable[[E_contra, Context], Coroutine[Any, Any, None]]
 
 
+class HandlerOptions(TypedDict, total=False):
+    """What a decorator may say about a handler beside its events."""
+
+    retry: RetryPolicy
+    """How often a failing message is tried in place, and what becomes of it then; by default three quick attempts, then it is parked."""
+    on_error: OnError
+    """What to do at once about errors of these classes, the nearest class first: `{PaymentDown: Park(), ValueError: DeadLetterIt()}`."""
+    copy_dead_letters_to: str
+    """A category, and so a topic, to which this handler's dead letters are copied as `MessageDeadLettered`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Handler:
     """One registered function."""
@@ -32,6 +44,7 @@ class Handler:
     function: Callable[..., Coroutine[Any, Any, None]]
     takes_context: bool
     event_classes: tuple[type[Event], ...]
+    policy: HandlerPolicy = DEFAULT_POLICY
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +58,19 @@ class Route:
 class HandlerDecorator(Generic[E_contra]):
     """What `on(...)` returns: takes a handler of these events and gives it back unchanged."""
 
-    __slots__ = ("_event_classes", "_register")
+    __slots__ = ("_event_classes", "_policy", "_register")
 
-    def __init__(self, register: Callable[[Handler], None], event_classes: tuple[type[Event], ...]) -> None:
-        self._register, self._event_classes = register, event_classes
+    def __init__(
+        self, register: Callable[[Handler], None], event_classes: tuple[type[Event], ...], policy: HandlerPolicy = DEFAULT_POLICY
+    ) -> None:
+        self._register, self._event_classes, self._policy = register, event_classes, policy
 
     @overload
     def __call__(self, handler: _EventHandler[E_contra], /) -> _EventHandler[E_contra]: ...
     @overload
     def __call__(self, handler: _ContextHandler[E_contra], /) -> _ContextHandler[E_contra]: ...
     def __call__(self, handler: Callable[..., Any], /) -> Callable[..., Any]:
-        self._register(_checked_handler(handler, self._event_classes))
+        self._register(replace(_checked_handler(handler, self._event_classes), policy=self._policy))
         return handler
 
 
@@ -67,20 +82,26 @@ class Subscriptions:
         self._routes: dict[str, Route] = {}
 
     @overload
-    def on(self, first: type[E1], /) -> HandlerDecorator[E1]: ...
+    def on(self, first: type[E1], /, **options: Unpack[HandlerOptions]) -> HandlerDecorator[E1]: ...
     @overload
-    def on(self, first: type[E1], second: type[E2], /) -> HandlerDecorator[E1 | E2]: ...
+    def on(self, first: type[E1], second: type[E2], /, **options: Unpack[HandlerOptions]) -> HandlerDecorator[E1 | E2]: ...
     @overload
-    def on(self, first: type[E1], second: type[E2], third: type[E3], /) -> HandlerDecorator[E1 | E2 | E3]: ...
+    def on(
+        self, first: type[E1], second: type[E2], third: type[E3], /, **options: Unpack[HandlerOptions]
+    ) -> HandlerDecorator[E1 | E2 | E3]: ...
     @overload
-    def on(self, first: type[E1], second: type[E2], third: type[E3], fourth: type[E4], /) -> HandlerDecorator[E1 | E2 | E3 | E4]: ...
+    def on(
+        self, first: type[E1], second: type[E2], third: type[E3], fourth: type[E4], /, **options: Unpack[HandlerOptions]
+    ) -> HandlerDecorator[E1 | E2 | E3 | E4]: ...
     @overload
-    def on(self, *event_classes: type[Event]) -> HandlerDecorator[Any]: ...
-    def on(self, *event_classes: type[Event]) -> HandlerDecorator[Any]:
+    def on(self, *event_classes: type[Event], **options: Unpack[HandlerOptions]) -> HandlerDecorator[Any]: ...
+    def on(self, *event_classes: type[Event], **options: Unpack[HandlerOptions]) -> HandlerDecorator[Any]:
         """Register an `async def handler(event)` or `(event, context)` for these event classes.
 
         The function stays what it is, so that tests can call it. Its qualified name identifies it in dead letters and idempotency keys.
 
+        Args:
+            options: `retry` and `on_error` say what becomes of messages that fail, `copy_dead_letters_to` who hears of it; see `HandlerOptions`.
         Raises:
             UsageError: at import, when the function cannot be a handler of these events.
         """
@@ -90,7 +111,7 @@ class Subscriptions:
             raise UsageError("on() names no event class; write @service.on(OrderPlaced)")
         if len(set(event_classes)) != len(event_classes):
             raise UsageError(f"on({', '.join(c.__name__ for c in event_classes)}) names a class twice")
-        return HandlerDecorator(self._add, event_classes)
+        return HandlerDecorator(self._add, event_classes, _policy(**options))
 
     @property
     def handlers(self) -> tuple[Handler, ...]:
@@ -141,6 +162,16 @@ class Subscriptions:
 
 
 # -- checks at import --------------------------------------------------------------------------------------------------
+
+
+def _policy(**options: Unpack[HandlerOptions]) -> HandlerPolicy:
+    if unknown := options.keys() - HandlerOptions.__annotations__.keys():
+        known = ", ".join(HandlerOptions.__annotations__)
+        raise UsageError(f"on() knows no option {', '.join(sorted(unknown))}; there are: {known}")
+    copy_to = options.get("copy_dead_letters_to")
+    if copy_to is not None:
+        check_category(copy_to, owner=f"on(..., copy_dead_letters_to={copy_to!r})")
+    return checked_policy(options.get("retry"), options.get("on_error"), copy_to)
 
 
 def _check_event_class(event_class: object) -> None:

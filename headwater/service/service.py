@@ -6,10 +6,10 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias, TypeVar, get_args, overload
+from typing import Any, Literal, Self, TypeAlias, TypeVar, Unpack, get_args, overload
 from uuid import UUID
 
-from headwater.bus import DeadLetters, HandlerDecorator, Subscriptions
+from headwater.bus import DeadLetters, HandlerDecorator, HandlerOptions, MessageDeadLettered, Subscriptions
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.config import Settings, load_settings
 from headwater.embedded import SHARED_SERVERS
@@ -107,25 +107,34 @@ class Service:
     # -- defining -----------------------------------------------------------------------------------------------------
 
     @overload
-    def on(self, first: type[E1], /) -> HandlerDecorator[E1]: ...
+    def on(self, first: type[E1], /, **options: Unpack[HandlerOptions]) -> HandlerDecorator[E1]: ...
     @overload
-    def on(self, first: type[E1], second: type[E2], /) -> HandlerDecorator[E1 | E2]: ...
+    def on(self, first: type[E1], second: type[E2], /, **options: Unpack[HandlerOptions]) -> HandlerDecorator[E1 | E2]: ...
     @overload
-    def on(self, first: type[E1], second: type[E2], third: type[E3], /) -> HandlerDecorator[E1 | E2 | E3]: ...
+    def on(
+        self, first: type[E1], second: type[E2], third: type[E3], /, **options: Unpack[HandlerOptions]
+    ) -> HandlerDecorator[E1 | E2 | E3]: ...
     @overload
-    def on(self, *event_classes: type[Event]) -> HandlerDecorator[Any]: ...
-    def on(self, *event_classes: type[Event]) -> HandlerDecorator[Any]:
+    def on(self, *event_classes: type[Event], **options: Unpack[HandlerOptions]) -> HandlerDecorator[Any]: ...
+    def on(self, *event_classes: type[Event], **options: Unpack[HandlerOptions]) -> HandlerDecorator[Any]:
         """Register an `async def handler(event)` or `(event, context)` for these event classes.
 
         Its effects on the database and the position in the topic commit together: once, whatever crashes or is delivered again. Effects on
         other systems are not covered; give them `context.idempotency_key`.
 
+        A message that fails is tried again quickly, then parked: later messages of its stream wait behind it, and nothing else does. `retry` and
+        `on_error` say otherwise: `@service.on(OrderPlaced, on_error={PaymentDown: Park(), ValueError: DeadLetterIt()})`; see docs/retries.md.
+
+        Args:
+            options: see `headwater.bus.HandlerOptions`.
         Raises:
-            UsageError: at import, when the function cannot be a handler of these events.
+            UsageError: at import, when the function cannot be a handler of these events, or an option means nothing.
         """
-        decorator = self.subscriptions.on(*event_classes)
+        decorator = self.subscriptions.on(*event_classes, **options)
         for event_class in event_classes:
             self.events.register(event_class)
+        if "copy_dead_letters_to" in options:
+            self.events.register(MessageDeadLettered)
         return decorator
 
     def saga(self, saga_class: SagaClassT) -> SagaClassT:

@@ -12,6 +12,8 @@ from uuid import UUID
 from headwater.bus import (
     DeadLetter,
     Move,
+    ParkedKey,
+    ParkedRequest,
     PartitionPosition,
 )
 from headwater.clock import SYSTEM_CLOCK, Clock
@@ -38,6 +40,7 @@ from headwater.messages import (
 from headwater.postgres import CallerConnection, Connection
 from headwater.privacy import PersonalData
 from headwater.testing.memory_keys import MemorySubjectKeys
+from headwater.testing.memory_parked import MemoryParkedRows, MemoryParking
 
 
 class MemoryTransaction:
@@ -49,6 +52,7 @@ class MemoryTransaction:
         self._letters: list[DeadLetter] = []
         self._moves: list[tuple[str, Move]] = []
         self._base_versions: dict[str, int] = {}
+        self.parked = MemoryParkedRows(effects, effects.parking, effects.clock)
 
     @property
     def connection(self) -> Connection:
@@ -130,11 +134,13 @@ class MemoryTransaction:
         for stream_name, version in self._base_versions.items():
             if await self._effects.base.stream_version(stream_name) != version:
                 raise TransactionConflict(f"somebody appended to {stream_name!r} meanwhile; repeat the whole transaction")
-        if any(not self._effects.is_at(group, move.before) for group, move in self._moves):
+        befores = [*((group, move.before) for group, move in self._moves), *self.parked.held]
+        if any(not self._effects.is_at(group, before) for group, before in befores):
             raise TransactionConflict("a position was claimed meanwhile; repeat the whole transaction")
         for group, move in self._moves:
             self._effects.set_position(group, move.after)
         self._effects.letters.extend(self._letters)
+        self.parked.commit()
         for stream_name, _, prepared in self._appends:
             await self._effects.base.append(stream_name, prepared, expected_version=ANY)
 
@@ -152,6 +158,8 @@ class MemoryEffects:
         self.base, self.clock = store, clock
         self.personal = personal or PersonalData(MemorySubjectKeys(clock=clock), clock=clock)
         self.letters: list[DeadLetter] = []
+        self.parking = MemoryParking(clock)
+        """What is parked, and where people decide about it."""
         self.is_reachable = True
         """Set it to False to take the database away."""
         self.lose_next_answer = False
@@ -183,6 +191,14 @@ class MemoryEffects:
         async with self._turn:
             known = self._positions[group, claimed.partition]
             return known if known.epoch == claimed.epoch else None
+
+    async def parked_keys(self, group: str, claimed: PartitionPosition, monotonic: float) -> Sequence[ParkedKey]:
+        self._require_database()
+        return self.parking.load(group, claimed.partition, monotonic)
+
+    async def parked_requests(self, group: str, partitions: Sequence[Partition]) -> Sequence[ParkedRequest]:
+        self._require_database()
+        return self.parking.requests(group, partitions)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[MemoryTransaction]:
