@@ -24,10 +24,9 @@ a handler uses is away (tried again without counting against the message); a rec
 Handlers see a message again after any failed attempt, so effects outside this database may happen twice: give them `Context.idempotency_key`.
 """
 
-from headwater.bus.burying import MessageDeadLettered
 from headwater.bus.consumer import Consumer, PartitionStatus
 from headwater.bus.context import Context, PublishesEvents
-from headwater.bus.dead_letters import DeadLetter
+from headwater.bus.dead_letters import DeadLetter, MessageDeadLettered
 from headwater.bus.desk import ALL_STATUSES, OPEN_STATUSES, DeadLetterDesk, KeptLetter, LetterFilter, LetterStatus
 from headwater.bus.kafka import KafkaSource
 from headwater.bus.parked import Follower, ParkedKey, ParkedRecord, ParkedRequest, ParkedRequestKind

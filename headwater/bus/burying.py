@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Final
-from uuid import UUID
 
-from headwater.bus.dead_letters import DeadLetter
+from headwater.bus.dead_letters import DeadLetter, MessageDeadLettered
 from headwater.bus.ports import EffectTransaction
 from headwater.bus.subscriptions import Subscriptions
 from headwater.errors import StorageError, TransactionConflict
-from headwater.messages import ANY, EVENT_BYTES_MAX, STREAM_NAME_CHARACTERS_MAX, Event
+from headwater.messages import ANY, EVENT_BYTES_MAX, STREAM_NAME_CHARACTERS_MAX
 from headwater.telemetry import logger
 
 COPIED_DATA_BYTES_MAX: Final = EVENT_BYTES_MAX // 4
@@ -20,35 +18,15 @@ COPIED_DATA_BYTES_MAX: Final = EVENT_BYTES_MAX // 4
 _log = logger("bus")
 
 
-class MessageDeadLettered(Event, category="deadletter"):
-    """A handler gave up on a message; a copy of what `headwater dead-letters show` tells. Personal data stays sealed."""
-
-    group: str
-    handler: str | None
-    """None for a record that could not be read."""
-    topic: str
-    partition: int
-    offset: int
-    error_type: str
-    error_message: str
-    attempts: int
-    first_failed_at: datetime
-    last_failed_at: datetime
-    event_id: UUID | None = None
-    message_type: str | None = None
-    stream_name: str | None = None
-    version: int | None = None
-    data: str | None = None
-    """The event's JSON; None where it could not be read, or is larger than a quarter of what an event may hold."""
-
-
 class Burying:
     """Keeps dead letters, and appends their copies in the same transaction where a handler's or the service's option says so."""
 
-    def __init__(self, subscriptions: Subscriptions, copy_to: str | None = None) -> None:
-        """`copy_to` is the category of the copies of handlers that do not name their own."""
+    def __init__(self, subscriptions: Subscriptions, copy_to: type[MessageDeadLettered] | None = None) -> None:
+        """`copy_to` is the class of the copies of handlers that do not name their own."""
         self._copy_to = copy_to
         self._own = {handler.name: handler.policy.copy_to for handler in subscriptions if handler.policy.copy_to is not None}
+        # A copy that nobody can handle is not copied again, or that would never end.
+        self._never_copied = {copy.event_type for copy in (MessageDeadLettered, copy_to, *self._own.values()) if copy is not None}
 
     async def bury(self, transaction: EffectTransaction, letters: Sequence[DeadLetter]) -> None:
         """Keep the letters. A copy that cannot be appended is logged, and costs neither its letter nor the transaction.
@@ -60,18 +38,17 @@ class Burying:
         if self._copy_to is None and not self._own:
             return
         for letter in letters:
-            category = self._own.get(letter.handler_name or "", self._copy_to)
-            # A copy that nobody can handle is not copied again, or that would never end.
-            if category is not None and letter.event_type != MessageDeadLettered.event_type and not letter.is_skipped:
-                await _copy(transaction, letter, category)
+            copy_class = self._own.get(letter.handler_name or "", self._copy_to)
+            if copy_class is not None and letter.event_type not in self._never_copied and not letter.is_skipped:
+                await _copy(transaction, letter, copy_class)
 
 
-async def _copy(transaction: EffectTransaction, letter: DeadLetter, category: str) -> None:
+async def _copy(transaction: EffectTransaction, letter: DeadLetter, copy_class: type[MessageDeadLettered]) -> None:
     key = letter.stream_name or f"{letter.partition.topic}-{letter.partition.number}"
-    stream_name = f"{category}-{key}"[:STREAM_NAME_CHARACTERS_MAX]
+    stream_name = f"{copy_class.event_category}-{key}"[:STREAM_NAME_CHARACTERS_MAX]
     try:
         async with transaction.savepoint():
-            await transaction.append(stream_name, [_copied(letter)], expected_version=ANY)
+            await transaction.append(stream_name, [_copied(letter, copy_class)], expected_version=ANY)
     except (StorageError, TransactionConflict):
         raise
     except Exception as error:  # noqa: BLE001 - whatever is wrong with the copy, the letter is what counts
@@ -80,9 +57,9 @@ async def _copy(transaction: EffectTransaction, letter: DeadLetter, category: st
         )
 
 
-def _copied(letter: DeadLetter) -> MessageDeadLettered:
+def _copied(letter: DeadLetter, copy_class: type[MessageDeadLettered]) -> MessageDeadLettered:
     data = letter.data
-    return MessageDeadLettered(
+    return copy_class(
         group=letter.group,
         handler=letter.handler_name,
         topic=letter.partition.topic,

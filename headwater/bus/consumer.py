@@ -11,7 +11,7 @@ from typing import Final, Self
 from headwater.bus.burying import Burying
 from headwater.bus.committing import ClaimsLost, Committing
 from headwater.bus.context import HandlerSurroundings, PublishesEvents
-from headwater.bus.dead_letters import message_of
+from headwater.bus.dead_letters import MessageDeadLettered, message_of
 from headwater.bus.judging import Judging
 from headwater.bus.kafka import KafkaSource
 from headwater.bus.parked import ParkedKeys
@@ -68,7 +68,7 @@ class Consumer:
         registry: EventRegistry | None = None,
         personal: OpensEvents = REDACTING,
         retry_policy: RetryPolicy | None = None,
-        copy_dead_letters_to: str | None = None,
+        copy_dead_letters_to: type[MessageDeadLettered] | None = None,
         limits: ConsumerLimits | None = None,
         topic_prefix: str = "",
         clock: Clock = SYSTEM_CLOCK,
@@ -110,7 +110,7 @@ class Consumer:
         registry: EventRegistry | None = None,
         personal: OpensEvents = REDACTING,
         retry_policy: RetryPolicy | None = None,
-        copy_dead_letters_to: str | None = None,
+        copy_dead_letters_to: type[MessageDeadLettered] | None = None,
         limits: ConsumerLimits | None = None,
     ) -> Self:
         """A consumer between this broker and this store of effects; `run` connects it."""

@@ -13,7 +13,7 @@ from uuid import UUID
 from headwater.bus.failing import Failure
 from headwater.bus.values import SourceRecord
 from headwater.kafka import Envelope, Partition, kind_of
-from headwater.messages import LogPosition
+from headwater.messages import Event, LogPosition
 
 ERROR_CHARACTERS_MAX: Final = 4_000
 TRACEBACK_CHARACTERS_MAX: Final = 16_000
@@ -67,6 +67,31 @@ class DeadLetter:
     """Given when it is stored."""
     is_skipped: bool = False
     """Whether it is settled already: somebody decided to skip it while it was parked."""
+
+
+class MessageDeadLettered(Event, category="deadletter"):
+    """A handler gave up on a message: a copy of what `headwater dead-letters show` tells, for whoever subscribes. Personal data stays sealed.
+
+    A subclass has a topic of its own: `class OrderTrouble(MessageDeadLettered, category="ordertrouble")`.
+    """
+
+    group: str
+    handler: str | None
+    """None for a record that could not be read."""
+    topic: str
+    partition: int
+    offset: int
+    error_type: str
+    error_message: str
+    attempts: int
+    first_failed_at: datetime
+    last_failed_at: datetime
+    event_id: UUID | None = None
+    message_type: str | None = None
+    stream_name: str | None = None
+    version: int | None = None
+    data: str | None = None
+    """The event's JSON; None where it could not be read, or is larger than a quarter of what an event may hold."""
 
 
 def unhandled(

@@ -105,8 +105,8 @@ class HandlerPolicy:
     retry: RetryPolicy | None = None
     """For errors that `on_error` does not name; None: the consumer's own."""
     on_error: OnError = field(default_factory=lambda: MappingProxyType(dict[type[Exception], ErrorAction]()))
-    copy_to: str | None = None
-    """The category, and so the topic, to which its dead letters are copied."""
+    copy_to: type[Any] | None = None
+    """The class of the copies of its dead letters."""
 
     def action(self, error: BaseException, *, default: RetryPolicy, is_permanent: bool) -> ErrorAction:
         """What to do about this error: what its nearest class says, else a dead letter for data that never fits, else the retries."""
@@ -120,7 +120,7 @@ DEFAULT_POLICY: Final = HandlerPolicy()
 _WAITED_OUT: Final = (StorageUnavailable, TransactionConflict)
 
 
-def checked_policy(retry: Any = None, on_error: Any = None, copy_to: str | None = None) -> HandlerPolicy:
+def checked_policy(retry: Any = None, on_error: Any = None, copy_to: type[Any] | None = None) -> HandlerPolicy:
     """The policy that a decorator's arguments mean.
 
     Raises:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeAlias, TypedDict, TypeVar, Union, Unpack, cast, get_args, get_origin, overload
 
 from headwater.bus.context import Context
+from headwater.bus.dead_letters import MessageDeadLettered
 from headwater.bus.retries import DEFAULT_POLICY, HandlerPolicy, OnError, RetryPolicy, checked_policy
 from headwater.errors import UsageError
 from headwater.kafka import topic_of
-from headwater.messages import Event, check_category
+from headwater.messages import Event
 
 E_contra = TypeVar("E_contra", bound=Event, contravariant=True)
 E1 = TypeVar("E1", bound=Event)
@@ -31,8 +32,8 @@ class HandlerOptions(TypedDict, total=False):
     """How often a failing message is tried in place, and what becomes of it then; by default three quick attempts, then it is parked."""
     on_error: OnError
     """What to do at once about errors of these classes, the nearest class first: `{PaymentDown: Park(), ValueError: DeadLetterIt()}`."""
-    copy_dead_letters_to: str
-    """A category, and so a topic, to which this handler's dead letters are copied as `MessageDeadLettered`."""
+    copy_dead_letters_to: type[MessageDeadLettered]
+    """Copy this handler's dead letters to the topic of this class, which is `MessageDeadLettered` or a subclass; `@service.on` of it hears of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +169,11 @@ def _policy(**options: Unpack[HandlerOptions]) -> HandlerPolicy:
     if unknown := options.keys() - HandlerOptions.__annotations__.keys():
         known = ", ".join(HandlerOptions.__annotations__)
         raise UsageError(f"on() knows no option {', '.join(sorted(unknown))}; there are: {known}")
-    copy_to = options.get("copy_dead_letters_to")
-    if copy_to is not None:
-        check_category(copy_to, owner=f"on(..., copy_dead_letters_to={copy_to!r})")
+    copy_to: Any = options.get("copy_dead_letters_to")
+    if copy_to is not None and not (isinstance(copy_to, type) and issubclass(copy_to, MessageDeadLettered)):
+        raise UsageError(
+            f"on(..., copy_dead_letters_to={copy_to!r}) must be MessageDeadLettered, or a subclass of it with a category of its own"
+        )
     return checked_policy(options.get("retry"), options.get("on_error"), copy_to)
 
 

@@ -77,6 +77,8 @@ class Service:
         settings: where the servers are; by default from the environment and the configuration file when the service opens.
         cached_streams_max: how many folded streams `decide` keeps in this process, at most; by default none. States must not be changed then.
         key_source: finds the keys of personal data that other services sealed; without one, their events come redacted.
+        copy_dead_letters_to: `MessageDeadLettered`, or a subclass: every dead letter is also appended as an event of this class, for whoever
+            subscribes to it.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Service:
         settings: Settings | None = None,
         cached_streams_max: int = 0,
         key_source: KeySource | None = None,
+        copy_dead_letters_to: type[MessageDeadLettered] | None = None,
     ) -> None:
         if not _NAME.fullmatch(name):
             raise UsageError(
@@ -101,6 +104,9 @@ class Service:
         self.choreography = Choreography(self.subscriptions)
         self.projections: dict[str, AnyProjection] = {}
         self._settings, self._cached_streams_max, self._key_source = settings, cached_streams_max, key_source
+        self.copy_dead_letters_to = copy_dead_letters_to
+        if copy_dead_letters_to is not None:
+            self.events.register(copy_dead_letters_to)
         self._parts: Parts | None = None
         self._stack: AsyncExitStack | None = None
 
@@ -133,8 +139,8 @@ class Service:
         decorator = self.subscriptions.on(*event_classes, **options)
         for event_class in event_classes:
             self.events.register(event_class)
-        if "copy_dead_letters_to" in options:
-            self.events.register(MessageDeadLettered)
+        if copy_class := options.get("copy_dead_letters_to"):
+            self.events.register(copy_class)
         return decorator
 
     def saga(self, saga_class: SagaClassT) -> SagaClassT:

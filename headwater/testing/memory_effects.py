@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
 from headwater.bus import (
@@ -137,12 +137,13 @@ class MemoryTransaction:
         befores = [*((group, move.before) for group, move in self._moves), *self.parked.held]
         if any(not self._effects.is_at(group, before) for group, before in befores):
             raise TransactionConflict("a position was claimed meanwhile; repeat the whole transaction")
+        for stream_name, _, prepared in self._appends:
+            await self._effects.base.append(stream_name, prepared, expected_version=ANY)
+        # Last, so that whoever sees the position sees what it stands for.
         for group, move in self._moves:
             self._effects.set_position(group, move.after)
         self._effects.letters.extend(self._letters)
         self.parked.commit()
-        for stream_name, _, prepared in self._appends:
-            await self._effects.base.append(stream_name, prepared, expected_version=ANY)
 
     async def _version(self, stream_name: str) -> int:
         if stream_name not in self._base_versions:
@@ -207,11 +208,14 @@ class MemoryEffects:
             transaction = MemoryTransaction(self)
             yield transaction
             self._require_database()
-            await transaction.commit()
-            self.commit_count += 1
+            await _whole(self._commit(transaction))
             if self.lose_next_answer:
                 self.lose_next_answer = False
                 raise StorageUnavailable("the answer to a commit was lost on purpose; whether it took effect is unknown")
+
+    async def _commit(self, transaction: MemoryTransaction) -> None:
+        await transaction.commit()
+        self.commit_count += 1
 
     def position(self, group: str, partition: Partition) -> PartitionPosition | None:
         """How far a group got in a partition, for assertions."""
@@ -237,6 +241,16 @@ class MemoryEffects:
     def _require_database(self) -> None:
         if not self.is_reachable:
             raise StorageUnavailable("the memory database was taken away")
+
+
+async def _whole(commit: Coroutine[Any, Any, None]) -> None:
+    """Commit all of it, also when the caller is cancelled meanwhile: a database does not stop half-way."""
+    task = asyncio.create_task(commit)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 class MemoryDeadLetters:

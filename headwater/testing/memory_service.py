@@ -166,6 +166,7 @@ class MemoryService:
             registry=self._service.events.registry,
             personal=parts.personal,
             retry_policy=_RETRY_POLICY,
+            copy_dead_letters_to=self._service.copy_dead_letters_to,
             limits=_LIMITS,
         )
         deadlines = DeadlineWorker(self._service.choreography, parts.effects, poll_seconds_max=_DEADLINE_POLL_SECONDS)
