@@ -30,6 +30,7 @@ from headwater.bus.dead_letters import DeadLetter, MessageDeadLettered
 from headwater.bus.desk import ALL_STATUSES, OPEN_STATUSES, DeadLetterDesk, KeptLetter, LetterFilter, LetterStatus
 from headwater.bus.kafka import KafkaSource
 from headwater.bus.parked import Follower, ParkedKey, ParkedRecord, ParkedRequest, ParkedRequestKind
+from headwater.bus.parked_desk import PARKED_STATUSES, KeptKey, ParkedDesk, ParkedEvent, ParkedFilter, ParkedStatus
 from headwater.bus.ports import (
     EffectsRefused,
     EffectStore,
@@ -48,6 +49,7 @@ from headwater.bus.values import ConsumerLimits, LastRecord, Move, PartitionPosi
 __all__ = [
     "ALL_STATUSES",
     "OPEN_STATUSES",
+    "PARKED_STATUSES",
     "Consumer",
     "ConsumerLimits",
     "Context",
@@ -65,6 +67,7 @@ __all__ = [
     "HandlerDecorator",
     "HandlerOptions",
     "KafkaSource",
+    "KeptKey",
     "KeptLetter",
     "LastRecord",
     "LetterFilter",
@@ -76,11 +79,15 @@ __all__ = [
     "OffsetOutOfRange",
     "OnError",
     "Park",
+    "ParkedDesk",
+    "ParkedEvent",
+    "ParkedFilter",
     "ParkedKey",
     "ParkedRecord",
     "ParkedRequest",
     "ParkedRequestKind",
     "ParkedRows",
+    "ParkedStatus",
     "PartitionPosition",
     "PartitionStatus",
     "PostgresEffects",
