@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
-from headwater.bus.burying import Burying
 from headwater.bus.context import HandlerSurroundings
-from headwater.bus.dead_letters import DeadLetter, ErrorFacts, unhandled
 from headwater.bus.failing import FailingMessage, HandlerFault
-from headwater.bus.handling import MessageHandling, followers_of
+from headwater.bus.handling import MessageHandling
 from headwater.bus.judging import ROOM_SECONDS, Judging, facts_of
-from headwater.bus.parked import Follower, ParkedKey
+from headwater.bus.parked import ParkedKey
 from headwater.bus.partition_work import Message, PartitionWork
 from headwater.bus.ports import EffectsRefused, EffectStore, EffectTransaction
-from headwater.bus.retries import CONFLICTS_MAX, Park, Skip
+from headwater.bus.retries import CONFLICTS_MAX
+from headwater.bus.settling import Settlement, Settling
 from headwater.bus.values import ConsumerLimits, Move
 from headwater.errors import PartitionLost, WrongExpectedVersion
 from headwater.kafka import Partition
@@ -36,25 +34,13 @@ class _NotSettled(Exception):
     """The message is to be tried again."""
 
 
-@dataclass(slots=True)
-class _Settlement:
-    """What becomes of one message, beside its effects."""
-
-    letters: list[DeadLetter] = field(default_factory=list[DeadLetter])
-    opened: list[tuple[ParkedKey, float]] = field(default_factory=list[tuple[ParkedKey, float]])
-    """Keys to be parked, and in how many seconds they are due."""
-    behind: list[Follower] = field(default_factory=list[Follower])
-    """The message, behind what is parked already."""
-    skipped: list[str] = field(default_factory=list[str])
-
-
 class Committing:
     """Works messages off, each exactly once, in the order of its partition."""
 
     def __init__(
-        self, effects: EffectStore, surroundings: HandlerSurroundings, judging: Judging, burying: Burying, limits: ConsumerLimits
+        self, effects: EffectStore, surroundings: HandlerSurroundings, judging: Judging, settling: Settling, limits: ConsumerLimits
     ) -> None:
-        self._effects, self._surroundings, self._judging, self._burying = effects, surroundings, judging, burying
+        self._effects, self._surroundings, self._judging, self._settling = effects, surroundings, judging, settling
         self._handling: Final = MessageHandling(surroundings, limits)
         self.is_stopping = False
         """Begin nothing new."""
@@ -150,14 +136,14 @@ class Committing:
             if failing.is_blocked:
                 message.work.failing = None
                 return
-        settlement = _Settlement()
+        settlement = Settlement()
         try:
             async with self._effects.transaction() as transaction:
                 faults = await self._handle_guarded(transaction, message, failing, held)
                 self._judging.note(message, failing, faults)
                 self._require_settled(failing, faults)
-                settlement = self._settlement(message, failing, held)
-                await self._keep(transaction, message, settlement)
+                settlement = self._settling.settle(message, failing, held)
+                await self._settling.keep(transaction, message, settlement)
                 (move,) = await self._advance(transaction, [(message.work, message.offset)])
         except _NotSettled:
             return
@@ -167,7 +153,7 @@ class Committing:
             self._judging.note(message, failing, [HandlerFault(0, name, error) for name in suspects])
             return
         message.work.commit(move.after)
-        self._remember(message, settlement)
+        self._settling.remember(message, settlement)
 
     async def _handle_guarded(
         self, transaction: EffectTransaction, message: Message, failing: FailingMessage, held: Mapping[str, ParkedKey]
@@ -196,54 +182,6 @@ class Committing:
             raise _NotSettled
         if failing.is_stopped:
             raise _NotSettled
-
-    def _settlement(self, message: Message, failing: FailingMessage, held: Mapping[str, ParkedKey]) -> _Settlement:
-        settlement = _Settlement(behind=followers_of(message, held.values()) if held else [])
-        for name in (handler.name for handler in message.handlers if handler.name in failing.settled):
-            verdict, failure = failing.settled[name], failing.failures[name]
-            if isinstance(verdict, Park):
-                delay = self._judging.first_parked_delay(verdict)
-                due_at = self._surroundings.clock.monotonic() + delay
-                parked = ParkedKey(name, message.key, failure.attempts, 1, ErrorFacts.of(failure), due_at)
-                settlement.opened.append((parked, delay))
-            elif isinstance(verdict, Skip):
-                settlement.skipped.append(name)
-            else:
-                settlement.letters.append(self._letter(message, name, failure.attempts, ErrorFacts.of(failure)))
-        return settlement
-
-    def _letter(self, message: Message, handler_name: str, attempts: int, error: ErrorFacts) -> DeadLetter:
-        envelope = message.envelope
-        assert envelope is not None, "a message with handlers has an envelope"
-        return unhandled(self._surroundings.group, handler_name, message.work.partition, message.record, envelope, attempts, error)
-
-    async def _keep(self, transaction: EffectTransaction, message: Message, settlement: _Settlement) -> None:
-        if settlement.letters:
-            await self._burying.bury(transaction, settlement.letters)
-        for parked, delay in settlement.opened:
-            parked.parked_key_id = await transaction.parked.open(self._surroundings.group, message.work.partition, parked, delay)
-        waiting = [*followers_of(message, [parked for parked, _ in settlement.opened]), *settlement.behind]
-        if waiting:
-            await transaction.parked.add(waiting)
-
-    def _remember(self, message: Message, settlement: _Settlement) -> None:
-        facts = facts_of(message)
-        for parked, delay in settlement.opened:
-            message.work.parked.add(parked)
-            _log.error(
-                "key_parked",
-                **facts,
-                handler=parked.handler_name,
-                attempts=parked.attempts,
-                delay_seconds=round(delay, 3),
-                error=parked.error.error_message if parked.error else None,
-            )
-        for follower in settlement.behind:
-            message.work.parked.count(follower.parked, 1)
-        for letter in settlement.letters:
-            _log.error("dead_letter_stored", **facts, handler=letter.handler_name, attempts=letter.attempts, error=letter.error_message)
-        for name in settlement.skipped:
-            _log.warning("message_skipped", **facts, handler=name)
 
 
 def is_open(transaction: EffectTransaction) -> bool:

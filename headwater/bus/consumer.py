@@ -19,6 +19,7 @@ from headwater.bus.parking import Parking
 from headwater.bus.partition_work import PartitionWork
 from headwater.bus.ports import EffectStore, MessageSource, OffsetOutOfRange
 from headwater.bus.retries import RetryPolicy
+from headwater.bus.settling import Settling
 from headwater.bus.subscriptions import Subscriptions
 from headwater.bus.values import ConsumerLimits
 from headwater.clock import SYSTEM_CLOCK, Clock
@@ -83,7 +84,7 @@ class Consumer:
         surroundings = HandlerSurroundings(group=group, publisher=publisher, registry=self._registry, clock=clock, personal=personal)
         judging = Judging(surroundings, retry_policy or RetryPolicy(), self._limits, randomness)
         burying = Burying(subscriptions, copy_dead_letters_to)
-        self._committing = Committing(effects, surroundings, judging, burying, self._limits)
+        self._committing = Committing(effects, surroundings, judging, Settling(surroundings, judging, burying), self._limits)
         self._parking = Parking(effects, surroundings, judging, burying, self._limits, values)
         self._requests_asked_at = 0.0
         self._assigned: dict[Partition, object] = {}
