@@ -29,6 +29,7 @@ from headwater.bus.context import Context, PublishesEvents
 from headwater.bus.dead_letters import DeadLetter, MessageDeadLettered
 from headwater.bus.desk import ALL_STATUSES, OPEN_STATUSES, DeadLetterDesk, KeptLetter, LetterFilter, LetterStatus
 from headwater.bus.kafka import KafkaSource
+from headwater.bus.lane_marks import LANES_MAX, Lane, LaneMarks, lane_of
 from headwater.bus.parked import Follower, ParkedKey, ParkedRecord, ParkedRequest, ParkedRequestKind
 from headwater.bus.parked_desk import PARKED_STATUSES, KeptKey, ParkedDesk, ParkedEvent, ParkedFilter, ParkedStatus
 from headwater.bus.ports import (
@@ -48,6 +49,7 @@ from headwater.bus.values import ConsumerLimits, LastRecord, Move, PartitionPosi
 
 __all__ = [
     "ALL_STATUSES",
+    "LANES_MAX",
     "OPEN_STATUSES",
     "PARKED_STATUSES",
     "Consumer",
@@ -69,6 +71,8 @@ __all__ = [
     "KafkaSource",
     "KeptKey",
     "KeptLetter",
+    "Lane",
+    "LaneMarks",
     "LastRecord",
     "LetterFilter",
     "LetterRetries",
@@ -99,4 +103,5 @@ __all__ = [
     "SourceRecord",
     "Stop",
     "Subscriptions",
+    "lane_of",
 ]

@@ -14,6 +14,8 @@ from headwater.bus.context import HandlerSurroundings, PublishesEvents
 from headwater.bus.dead_letters import MessageDeadLettered, message_of
 from headwater.bus.judging import Judging
 from headwater.bus.kafka import KafkaSource
+from headwater.bus.lane_marks import LaneMarks
+from headwater.bus.lanes import Lanes
 from headwater.bus.parked import ParkedKeys
 from headwater.bus.parking import Parking
 from headwater.bus.partition_work import PartitionWork
@@ -34,6 +36,8 @@ _log = logger("bus")
 _RECONNECT: Final = RetryPolicy(first_delay_seconds=0.2, delay_factor=2.0, delay_seconds_max=30.0)
 PARKED_PER_ROUND: Final = 8
 """Parked keys of one partition that are tried before new messages get their turn."""
+LANES_LOOKED_AT_SECONDS: Final = 0.02
+"""While lanes are busy, how long they may be ahead of the position before it follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +88,11 @@ class Consumer:
         surroundings = HandlerSurroundings(group=group, publisher=publisher, registry=self._registry, clock=clock, personal=personal)
         judging = Judging(surroundings, retry_policy or RetryPolicy(), self._limits, randomness)
         burying = Burying(subscriptions, copy_dead_letters_to)
-        self._committing = Committing(effects, surroundings, judging, Settling(surroundings, judging, burying), self._limits)
+        settling = Settling(surroundings, judging, burying)
+        self._committing = Committing(effects, surroundings, judging, settling, self._limits)
         self._parking = Parking(effects, surroundings, judging, burying, self._limits, values)
+        self._lanes = Lanes(effects, surroundings, judging, settling, self._parking, self._limits)
+        self._laned = {handler.name: handler for handler in subscriptions if handler.lanes}
         self._requests_asked_at = 0.0
         self._assigned: dict[Partition, object] = {}
         """Each assignment has a token of its own, so that one that came back is told from one that stayed."""
@@ -145,6 +152,7 @@ class Consumer:
         if not self._subscriptions:
             raise UsageError(f"the group {self._group!r} has no handlers; register one with @service.on(...)")
         self._committing.is_stopping = False
+        self._lanes.start()
         worker = asyncio.create_task(self._work(), name=f"headwater consumer {self._group}")
         try:
             await asyncio.shield(worker)
@@ -177,6 +185,12 @@ class Consumer:
             self._is_idle = False
 
     async def _work(self) -> None:
+        try:
+            await self._work_in_rounds()
+        finally:
+            await self._lanes.close()
+
+    async def _work_in_rounds(self) -> None:
         while not self._committing.is_stopping:
             try:
                 await self._round()
@@ -195,6 +209,7 @@ class Consumer:
     async def _round(self) -> None:
         if not self._is_open:
             await self._open_source()
+        await self._hear_lanes()
         await self._claim_assigned()
         await self._confirm_claims()
         moment = self._clock.monotonic()
@@ -212,6 +227,25 @@ class Consumer:
         if not (ready or due or was_parked):
             await self._receive()
 
+    async def _hear_lanes(self) -> None:
+        """What went wrong in a lane ends the work on its partition, which is claimed anew, and is raised here."""
+        for work, error in list(self._lanes.troubles.items()):
+            await self._end_lanes(work)
+            if not isinstance(error, ClaimsLost):
+                self._drop(work)
+            raise error
+
+    async def _end_lanes(self, work: PartitionWork) -> None:
+        """Return once nothing of the partition is under way in lanes; it is worked on no more before it is claimed again."""
+        with self._idle():
+            await self._lanes.end(work)
+
+    def _drop(self, work: PartitionWork) -> None:
+        """Let the partition be claimed anew, if it is still assigned to us."""
+        if self._works.get(work.partition) is work:
+            del self._works[work.partition]
+            self._source.pause(work.partition)
+
     async def _work_off_parked(self) -> bool:
         """Try the parked keys that are due, a few of each partition; whether there were any."""
         parking = [work for work in self._works.values() if work.parked and not work.is_revoked]
@@ -221,7 +255,9 @@ class Consumer:
         was_busy = False
         for work in parking:
             for parked in work.parked.due(self._clock.monotonic())[:PARKED_PER_ROUND]:
-                if not (self._committing.is_stopping or work.is_revoked):
+                if (laned := self._laned.get(parked.handler_name)) is not None and work.has_lanes:
+                    self._lanes.take_parked(work, parked, laned)
+                elif not (self._committing.is_stopping or work.is_revoked):
                     async with self._working:
                         await self._parking.try_next(work, parked)
                     was_busy = True
@@ -277,6 +313,8 @@ class Consumer:
             await self._source.close()
         finally:
             self._assigned.clear()
+            for work in list(self._works.values()):
+                await self._lanes.end(work)
             self._works.clear()
             self._lost_until.clear()
             self._paused.clear()
@@ -285,7 +323,8 @@ class Consumer:
         moment = self._clock.monotonic()
         due = [work.failing.due_at - moment for work in self._works.values() if work.failing is not None]
         due += [due_at - moment for work in self._works.values() if work.parked and (due_at := work.parked.next_due_at()) is not None]
-        timeout = max(0.0, min([self._limits.idle_seconds, *due]))
+        idle_seconds = min(self._limits.idle_seconds, LANES_LOOKED_AT_SECONDS) if self._lanes.is_busy else self._limits.idle_seconds
+        timeout = max(0.0, min([idle_seconds, *due]))
         try:
             with self._idle():
                 received = await self._source.receive(limit=self._limits.batch_size_max, timeout_seconds=timeout)
@@ -305,6 +344,7 @@ class Consumer:
                     work.accept(records)
                 except GapDetected as error:
                     self._stop_partition(work, error)
+                self._lanes.take(work)
 
     async def _probe(self) -> None:
         with self._idle():
@@ -314,7 +354,8 @@ class Consumer:
     def _adjust_flow(self) -> None:
         """Pause what waits, is stopped or lost; resume what can go on."""
         for partition, work in self._works.items():
-            must_pause = work.failing is not None or work.stop_reason is not None
+            is_far_ahead = work.has_lanes and len(work.pending) >= self._limits.lane_records_max
+            must_pause = work.failing is not None or work.stop_reason is not None or is_far_ahead
             if must_pause and partition not in self._paused:
                 self._source.pause(partition)
                 self._paused.add(partition)
@@ -332,15 +373,19 @@ class Consumer:
 
     async def revoked(self, partitions: Iterable[Partition]) -> None:
         """The broker takes these away: begin nothing more on them, and let the batch at hand finish."""
+        works: list[PartitionWork] = []
         for partition in partitions:
             self._assigned.pop(partition, None)
             self._paused.discard(partition)
             if (work := self._works.pop(partition, None)) is not None:
                 work.is_revoked = True
+                works.append(work)
         try:
             async with asyncio.timeout(self._limits.revoke_seconds_max):
                 async with self._working:
                     pass
+                for work in works:
+                    await self._lanes.end(work)
         except TimeoutError:
             _log.warning("revoked_during_batch", group=self._group, after_seconds=self._limits.revoke_seconds_max)
 
@@ -365,6 +410,10 @@ class Consumer:
         if self._assigned.get(partition) is not token:
             return
         work = PartitionWork(position, self._subscriptions.routes, self._values, self._registry)
+        marks = await self._effects.claim_lanes(self._group, position, self._subscriptions.lane_counts)
+        if marks is None:
+            raise ClaimsLost(frozenset({partition}))
+        work.lane_marks = LaneMarks(marks)
         await self._load_parked(work)
         if self._assigned.get(partition) is not token:
             return
@@ -380,6 +429,11 @@ class Consumer:
         """After PostgreSQL was away: see whether the last commit took effect, and whether the rows are still ours."""
         for partition, work in list(self._works.items()):
             if not work.needs_confirmation:
+                continue
+            if work.has_lanes:
+                # What its lanes committed, and what is parked by now, is read again with the next claim.
+                await self._end_lanes(work)
+                self._drop(work)
                 continue
             row = await self._effects.confirm(self._group, work.position)
             if row is None:

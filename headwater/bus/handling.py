@@ -111,6 +111,22 @@ class MessageHandling:
         except EffectsRefused as error:
             raise HandlerFault(0, handler.name, error) from error
 
+    async def handle_alone(self, transaction: EffectTransaction | None, message: Message, handler: Handler) -> None:
+        """Give one message to one handler, in a transaction of their own, or in none where the handler takes no context.
+
+        Raises:
+            HandlerFault: it failed; the transaction, if any, must be rolled back.
+            StorageUnavailable: the keys of its personal data cannot be asked for.
+        """
+        await self._open([message])
+        event = self.typed_event(message, 0)
+        try:
+            async with asyncio.timeout(self._limits.handler_seconds_max):
+                with correlate(correlation_of(message)):
+                    await self._call(transaction, message, event, handler, 0)
+        except TimeoutError as error:
+            raise self._too_slow(message, 0, handler) from error
+
     async def _open(self, messages: Sequence[Message]) -> None:
         """Open the personal data of those that have some; one that was altered is left closed, for `typed_event` to tell."""
         sealed = [message for message in messages if message.is_sealed]
@@ -129,12 +145,13 @@ class MessageHandling:
         try:
             return message.event()
         except (InvalidEvent, SchemaError) as error:
-            raise HandlerFault(index, message.handlers[0].name, error, is_permanent=True) from error
+            assert message.route is not None, "only a message with handlers has an event"
+            raise HandlerFault(index, message.route.handlers[0].name, error, is_permanent=True) from error
 
-    async def _call(self, transaction: EffectTransaction, message: Message, event: Event, handler: Handler, index: int) -> None:
+    async def _call(self, transaction: EffectTransaction | None, message: Message, event: Event, handler: Handler, index: int) -> None:
         try:
             if handler.takes_context:
-                assert message.opened is not None, "its event was decoded before"
+                assert message.opened is not None and transaction is not None, "its event was decoded before; a context has a transaction"
                 context = Context(self._surroundings, transaction, message.opened, handler.name)
                 try:
                     await handler.function(event, context)
@@ -150,11 +167,12 @@ class MessageHandling:
             # Nobody cancelled us: the handler lets a cancelled task of its own shine through.
             raise HandlerFault(index, handler.name, HandlerFailed(f"{handler.name} raised CancelledError by itself")) from error
         except Exception as error:
-            meaning = transaction.interpret(error)
+            meaning = transaction.interpret(error) if transaction is not None else error
             raise HandlerFault(index, handler.name, meaning, counts=not isinstance(meaning, NOT_THE_MESSAGE)) from error
 
     def _too_slow(self, message: Message, index: int, handler: Handler | None = None) -> HandlerFault:
-        name = (handler or message.handlers[-1]).name if message.handlers else "(none)"
+        late = handler or (message.handlers[-1] if message.handlers else None)
+        name = late.name if late is not None else "(none)"
         return HandlerFault(
             index, name, HandlerFailed(f"{name} took longer than {self._limits.handler_seconds_max} s; it was cut off and rolled back")
         )

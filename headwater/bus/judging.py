@@ -115,7 +115,8 @@ class Judging:
 
 def policy_of(message: Message, handler_name: str) -> HandlerPolicy:
     """The policy of one of the message's handlers."""
-    return next((handler.policy for handler in message.handlers if handler.name == handler_name), DEFAULT_POLICY)
+    handlers = message.route.handlers if message.route is not None else ()
+    return next((handler.policy for handler in handlers if handler.name == handler_name), DEFAULT_POLICY)
 
 
 def facts_of(message: Message) -> dict[str, object]:

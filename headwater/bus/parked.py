@@ -52,6 +52,8 @@ class ParkedKey:
     is_alone: bool = False
     """Its messages are tried one in a transaction, for the one at fault among them could not be told."""
     request: ParkedRequest | None = None
+    is_in_lane: bool = False
+    """It waits for its turn in its handler's lane, or has it."""
     is_orphan: bool = False
     """Its handler is not here: another version of the service has it, or had it. It is left alone, except that a person may skip or discard."""
 
@@ -64,7 +66,7 @@ class ParkedKey:
     @property
     def is_waiting(self) -> bool:
         """Whether it is due some time."""
-        return self.request is not None or not (self.is_stopped or self.is_orphan)
+        return not self.is_in_lane and (self.request is not None or not (self.is_stopped or self.is_orphan))
 
 
 class ParkedRecord(NamedTuple):

@@ -128,12 +128,12 @@ class Parking:
                 return
 
     async def _handle(self, transaction: EffectTransaction, message: Message, handler_name: str) -> None:
-        handler = next((handler for handler in message.handlers if handler.name == handler_name), None)
+        handlers = message.route.handlers if message.route is not None else ()
+        handler = next((handler for handler in handlers if handler.name == handler_name), None)
         if handler is None:
             event_type = message.envelope.event.type if message.envelope else "such records"
             reason = f"{handler_name} no longer handles {event_type}; subscribe it again and retry the dead letter, or skip or discard that"
             raise HandlerFault(0, handler_name, HandlerFailed(reason), is_permanent=True)
-        message.handlers = (handler,)
         await self._handling.handle_guarded(transaction, message, handler)
 
     def _judge(self, progress: _Progress, record: ParkedRecord, message: Message, fault: HandlerFault) -> None:

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from headwater.bus.dead_letters import DeadLetter
+from headwater.bus.lane_marks import Lane
 from headwater.bus.parked import Follower, ParkedKey, ParkedRecord, ParkedRequest
 from headwater.bus.values import Move, PartitionPosition, SourceRecord
 from headwater.errors import DeliveryError, HandlerFailed
@@ -128,6 +129,14 @@ class EffectTransaction(Protocol):
         """What is parked."""
         ...
 
+    async def mark_lane(self, group: str, claimed: PartitionPosition, lane: Lane, offset: int) -> bool:
+        """This lane handled everything up to the offset; False where the partition was claimed by somebody else, and then the caller rolls back.
+
+        Raises:
+            EffectsRefused: a handler left the transaction in a state that cannot be committed.
+        """
+        ...
+
     @property
     def connection(self) -> Connection:
         """The driver's connection, for a handler's own tables; UsageError where there is none."""
@@ -195,6 +204,19 @@ class EffectStore(Protocol):
     async def confirm(self, group: str, claimed: PartitionPosition) -> PartitionPosition | None:
         """The row as it is now, or None when somebody else claimed it; waits for a commit of ours whose answer was lost.
 
+        Raises:
+            StorageUnavailable, TransactionConflict: try again.
+        """
+        ...
+
+    async def claim_lanes(self, group: str, claimed: PartitionPosition, lane_counts: Mapping[str, int]) -> Mapping[Lane, int] | None:
+        """Take over the lanes of a partition that was claimed, and make those that are missing.
+
+        Args:
+            lane_counts: of each handler that runs in lanes.
+        Returns:
+            The offset up to which each lane got, also those of handlers or numbers of lanes that are no more; None when the partition was claimed
+            by somebody else meanwhile.
         Raises:
             StorageUnavailable, TransactionConflict: try again.
         """

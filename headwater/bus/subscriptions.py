@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeAlias, TypedDict, TypeVar, Union, Unpack, cast, get_args, get_origin, overload
 
 from headwater.bus.context import Context
 from headwater.bus.dead_letters import MessageDeadLettered
+from headwater.bus.lane_marks import LANES_MAX
 from headwater.bus.retries import DEFAULT_POLICY, HandlerPolicy, OnError, RetryPolicy, checked_policy
 from headwater.errors import UsageError
 from headwater.kafka import topic_of
@@ -32,6 +33,8 @@ class HandlerOptions(TypedDict, total=False):
     """How often a failing message is tried in place, and what becomes of it then; by default three quick attempts, then it is parked."""
     on_error: OnError
     """What to do at once about errors of these classes, the nearest class first: `{PaymentDown: Park(), ValueError: DeadLetterIt()}`."""
+    lanes: int
+    """For handlers that wait for the outside world: handle up to so many streams of a partition at once, each message in its own transaction."""
     copy_dead_letters_to: type[MessageDeadLettered]
     """Copy this handler's dead letters to the topic of this class, which is `MessageDeadLettered` or a subclass; `@service.on` of it hears of them."""
 
@@ -46,6 +49,8 @@ class Handler:
     takes_context: bool
     event_classes: tuple[type[Event], ...]
     policy: HandlerPolicy = DEFAULT_POLICY
+    lanes: int = 0
+    """So many keys of a partition at once; 0: together with other messages and handlers, in batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +59,36 @@ class Route:
 
     event_class: type[Event]
     handlers: tuple[Handler, ...]
+    batched: tuple[Handler, ...] = field(init=False)
+    """Those that share transactions with other messages."""
+    laned: tuple[Handler, ...] = field(init=False)
+    """Those that run in lanes."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "batched", tuple(handler for handler in self.handlers if not handler.lanes))
+        object.__setattr__(self, "laned", tuple(handler for handler in self.handlers if handler.lanes))
 
 
 class HandlerDecorator(Generic[E_contra]):
     """What `on(...)` returns: takes a handler of these events and gives it back unchanged."""
 
-    __slots__ = ("_event_classes", "_policy", "_register")
+    __slots__ = ("_event_classes", "_lanes", "_policy", "_register")
 
     def __init__(
-        self, register: Callable[[Handler], None], event_classes: tuple[type[Event], ...], policy: HandlerPolicy = DEFAULT_POLICY
+        self,
+        register: Callable[[Handler], None],
+        event_classes: tuple[type[Event], ...],
+        policy: HandlerPolicy = DEFAULT_POLICY,
+        lanes: int = 0,
     ) -> None:
-        self._register, self._event_classes, self._policy = register, event_classes, policy
+        self._register, self._event_classes, self._policy, self._lanes = register, event_classes, policy, lanes
 
     @overload
     def __call__(self, handler: _EventHandler[E_contra], /) -> _EventHandler[E_contra]: ...
     @overload
     def __call__(self, handler: _ContextHandler[E_contra], /) -> _ContextHandler[E_contra]: ...
     def __call__(self, handler: Callable[..., Any], /) -> Callable[..., Any]:
-        self._register(replace(_checked_handler(handler, self._event_classes), policy=self._policy))
+        self._register(replace(_checked_handler(handler, self._event_classes), policy=self._policy, lanes=self._lanes))
         return handler
 
 
@@ -112,7 +129,7 @@ class Subscriptions:
             raise UsageError("on() names no event class; write @service.on(OrderPlaced)")
         if len(set(event_classes)) != len(event_classes):
             raise UsageError(f"on({', '.join(c.__name__ for c in event_classes)}) names a class twice")
-        return HandlerDecorator(self._add, event_classes, _policy(**options))
+        return HandlerDecorator(self._add, event_classes, _policy(**options), options.get("lanes", 0))
 
     @property
     def handlers(self) -> tuple[Handler, ...]:
@@ -123,6 +140,11 @@ class Subscriptions:
     def event_classes(self) -> tuple[type[Event], ...]:
         """Every class that somebody handles."""
         return tuple(route.event_class for route in self._routes.values())
+
+    @property
+    def lane_counts(self) -> dict[str, int]:
+        """Of those handlers that run in lanes, by name."""
+        return {handler.name: handler.lanes for handler in self._handlers.values() if handler.lanes}
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -169,6 +191,9 @@ def _policy(**options: Unpack[HandlerOptions]) -> HandlerPolicy:
     if unknown := options.keys() - HandlerOptions.__annotations__.keys():
         known = ", ".join(HandlerOptions.__annotations__)
         raise UsageError(f"on() knows no option {', '.join(sorted(unknown))}; there are: {known}")
+    lanes: Any = options.get("lanes", 0)
+    if lanes is True or not isinstance(lanes, int) or not 0 <= lanes <= LANES_MAX:
+        raise UsageError(f"on(..., lanes={lanes!r}) must be a number from 1 to {LANES_MAX}: so many streams of a partition at once")
     copy_to: Any = options.get("copy_dead_letters_to")
     if copy_to is not None and not (isinstance(copy_to, type) and issubclass(copy_to, MessageDeadLettered)):
         raise UsageError(

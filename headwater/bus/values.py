@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 from uuid import UUID
 
 from headwater.kafka import Partition
 from headwater.messages import LogPosition
+
+LANE_TRANSACTIONS_MAX: Final = 32
+"""What a service's pool of connections is enlarged by, at most, when handlers run in lanes."""
 
 
 class SourceRecord(Protocol):
@@ -90,5 +93,10 @@ class ConsumerLimits:
     """Messages that are parked in one partition, over all its keys; the same happens."""
     parked_batch_size_max: int = 50
     """Messages of one parked key that follow in one transaction once its first one succeeded."""
+    lane_transactions_max: int = LANE_TRANSACTIONS_MAX
+    """Transactions that lanes have open at once, over all partitions; each takes a connection. A handler without a context needs one only to note
+    that it is done."""
+    lane_records_max: int = 2_000
+    """Records of one partition that lanes may be at work on, or wait to be, before no more are received."""
     parked_poll_seconds: float = 1.0
     """How long a person's decision about a parked key may go unseen; nothing is asked while nothing is parked."""

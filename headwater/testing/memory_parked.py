@@ -52,6 +52,7 @@ class MemoryParking:
                 message_count=len(row.records),
                 conflicts=0,
                 is_alone=False,
+                is_in_lane=False,
                 request=None,
                 is_orphan=False,
             )
@@ -76,7 +77,7 @@ class MemoryParkedRows:
         self.held: list[tuple[str, PartitionPosition]] = []
 
     async def hold(self, group: str, claimed: PartitionPosition) -> bool:
-        if not self._effects.is_at(group, claimed):
+        if not self._effects.is_owner(group, claimed):
             return False
         self.held.append((group, claimed))
         return True

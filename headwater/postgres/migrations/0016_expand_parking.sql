@@ -48,3 +48,23 @@ CREATE TABLE headwater.parked_messages (
 );
 
 CREATE INDEX parked_messages_key_idx ON headwater.parked_messages (parked_key_id, parked_message_id);
+
+-- How far each key lane of a handler got, beside the position that the whole partition got to: a message at or below either was handled. A changed
+-- number of lanes begins rows of its own; those of another number still say what they said, until the position has passed them.
+CREATE TABLE headwater.consumer_lanes (
+    group_name   text    NOT NULL COLLATE "C",
+    topic        text    NOT NULL COLLATE "C",
+    partition    integer NOT NULL,
+    handler_name text    NOT NULL COLLATE "C",
+    lane_count   integer NOT NULL,
+    lane         integer NOT NULL,
+    -- The claim's epoch, so that a lane of an owner that was replaced cannot commit.
+    epoch        bigint  NOT NULL,
+    -- The offset of the lane's last message that was handled.
+    mark         bigint  NOT NULL DEFAULT -1,
+    CONSTRAINT consumer_lanes_pkey PRIMARY KEY (group_name, topic, partition, handler_name, lane_count, lane),
+    CONSTRAINT consumer_lanes_lane_range CHECK (lane >= 0 AND lane < lane_count),
+    -- A row that is removed to start over takes its lanes along.
+    CONSTRAINT consumer_lanes_position FOREIGN KEY (group_name, topic, partition)
+        REFERENCES headwater.consumer_positions (group_name, topic, partition) ON DELETE CASCADE
+) WITH (fillfactor = 50);

@@ -25,8 +25,8 @@ GRANT SELECT, INSERT, UPDATE ON
     headwater.sagas
     TO {writer};
 GRANT SELECT, INSERT, UPDATE, DELETE ON headwater.dead_letters, headwater.projections, headwater.saga_deadlines, headwater.snapshots TO {writer};
-GRANT SELECT, INSERT, UPDATE, DELETE ON headwater.parked_keys, headwater.parked_messages TO {writer};
-GRANT SELECT ON headwater.parked_keys, headwater.parked_messages TO {reader};
+GRANT SELECT, INSERT, UPDATE, DELETE ON headwater.parked_keys, headwater.parked_messages, headwater.consumer_lanes TO {writer};
+GRANT SELECT ON headwater.parked_keys, headwater.parked_messages, headwater.consumer_lanes TO {reader};
 GRANT SELECT, INSERT ON headwater.saga_history, headwater.schemas, headwater.schema_versions TO {writer};
 GRANT SELECT ON
     headwater.relay_leases, headwater.relay_checkpoints, headwater.relay_topics, headwater.relay_positions, headwater.consumer_positions,
