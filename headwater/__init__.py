@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headwater.bus import BatchContext, Context
+    from headwater.bus import BatchContext, Context, DeadLetterIt, MessageDeadLettered, Park, RetryPolicy, Skip, Stop
     from headwater.eventstore import Decider, Decision
     from headwater.messages import ANY, NO_STREAM, STREAM_EXISTS, AppendResult, Event, NewEvent, RecordedEvent
     from headwater.personal import Personal
@@ -25,18 +25,24 @@ _HOMES = {
     "AppendResult": "headwater.messages",
     "BatchContext": "headwater.bus",
     "Context": "headwater.bus",
+    "DeadLetterIt": "headwater.bus",
     "Decider": "headwater.eventstore",
     "Decision": "headwater.eventstore",
     "Event": "headwater.messages",
+    "MessageDeadLettered": "headwater.bus",
     "NewEvent": "headwater.messages",
+    "Park": "headwater.bus",
     "Personal": "headwater.personal",
     "Projection": "headwater.projections",
     "RecordedEvent": "headwater.messages",
+    "RetryPolicy": "headwater.bus",
     "Saga": "headwater.sagas",
     "SagaContext": "headwater.sagas",
     "Service": "headwater.service",
+    "Skip": "headwater.bus",
     "SqlProjection": "headwater.projections",
     "Step": "headwater.sagas",
+    "Stop": "headwater.bus",
     "on": "headwater.projections",
     "on_deadline": "headwater.sagas",
     "starts_on": "headwater.sagas",
@@ -50,18 +56,24 @@ __all__ = [
     "AppendResult",
     "BatchContext",
     "Context",
+    "DeadLetterIt",
     "Decider",
     "Decision",
     "Event",
+    "MessageDeadLettered",
     "NewEvent",
+    "Park",
     "Personal",
     "Projection",
     "RecordedEvent",
+    "RetryPolicy",
     "Saga",
     "SagaContext",
     "Service",
+    "Skip",
     "SqlProjection",
     "Step",
+    "Stop",
     "on",
     "on_deadline",
     "starts_on",

@@ -26,11 +26,14 @@ Handlers see a message again after any failed attempt, so effects outside this d
 
 from headwater.bus.consumer import Consumer, PartitionStatus
 from headwater.bus.context import BatchContext, Context, PublishesEvents
-from headwater.bus.dead_letters import DeadLetter
+from headwater.bus.dead_letters import DeadLetter, MessageDeadLettered
 from headwater.bus.desk import ALL_STATUSES, OPEN_STATUSES, DeadLetterDesk, KeptLetter, LetterFilter, LetterStatus
 from headwater.bus.kafka import KafkaSource
+from headwater.bus.lane_marks import LANES_MAX, Lane, LaneMarks, lane_of
 from headwater.bus.log_partitions import LOG_PARTITION_COUNT, PostgresLogPartitions, require_source
 from headwater.bus.log_records import LOG_TOPIC_PREFIX, LogRecord, log_topic
+from headwater.bus.parked import Follower, ParkedKey, ParkedRecord, ParkedRequest, ParkedRequestKind
+from headwater.bus.parked_desk import PARKED_STATUSES, KeptKey, ParkedDesk, ParkedEvent, ParkedFilter, ParkedStatus
 from headwater.bus.ports import (
     EffectsRefused,
     EffectStore,
@@ -38,46 +41,68 @@ from headwater.bus.ports import (
     LogPartitions,
     MessageSource,
     OffsetOutOfRange,
+    ParkedRows,
     RebalanceListener,
 )
 from headwater.bus.postgres import DeadLetters, PostgresEffects
 from headwater.bus.postgres_source import PostgresSource
 from headwater.bus.reading import EncodedRecords, Reading, RecordReader
-from headwater.bus.retries import RetryPolicy
+from headwater.bus.retries import DeadLetterIt, ErrorAction, OnError, Park, RetryPolicy, Skip, Stop
 from headwater.bus.retrying import DeadLetterRetrier, LetterRetries, PostgresLetterRetries
-from headwater.bus.subscriptions import Handler, HandlerDecorator, Subscriptions
+from headwater.bus.subscriptions import Handler, HandlerDecorator, HandlerOptions, Subscriptions
 from headwater.bus.values import ConsumerLimits, LastRecord, Move, PartitionPosition, SourceRecord
 
 __all__ = [
     "ALL_STATUSES",
+    "LANES_MAX",
     "LOG_PARTITION_COUNT",
     "LOG_TOPIC_PREFIX",
     "OPEN_STATUSES",
+    "PARKED_STATUSES",
     "BatchContext",
     "Consumer",
     "ConsumerLimits",
     "Context",
     "DeadLetter",
     "DeadLetterDesk",
+    "DeadLetterIt",
     "DeadLetterRetrier",
     "DeadLetters",
     "EffectStore",
     "EffectTransaction",
     "EffectsRefused",
     "EncodedRecords",
+    "ErrorAction",
+    "Follower",
     "Handler",
     "HandlerDecorator",
+    "HandlerOptions",
     "KafkaSource",
+    "KeptKey",
     "KeptLetter",
+    "Lane",
+    "LaneMarks",
     "LastRecord",
     "LetterFilter",
     "LetterRetries",
     "LetterStatus",
     "LogPartitions",
     "LogRecord",
+    "MessageDeadLettered",
     "MessageSource",
     "Move",
     "OffsetOutOfRange",
+    "OnError",
+    "Park",
+    "ParkedDesk",
+    "ParkedEvent",
+    "ParkedFilter",
+    "ParkedKey",
+    "ParkedRecord",
+    "ParkedRequest",
+    "ParkedRequestKind",
+    "ParkedRows",
+    "ParkedStatus",
     "PartitionPosition",
     "PartitionStatus",
     "PostgresEffects",
@@ -89,8 +114,11 @@ __all__ = [
     "RebalanceListener",
     "RecordReader",
     "RetryPolicy",
+    "Skip",
     "SourceRecord",
+    "Stop",
     "Subscriptions",
+    "lane_of",
     "log_topic",
     "require_source",
 ]

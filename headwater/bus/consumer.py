@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Self
 
+from headwater.bus.burying import Burying
 from headwater.bus.committing import ClaimsLost, Committing
 from headwater.bus.context import HandlerSurroundings, PublishesEvents
-from headwater.bus.dead_letters import message_of
+from headwater.bus.dead_letters import MessageDeadLettered, message_of
+from headwater.bus.judging import Judging
 from headwater.bus.kafka import KafkaSource
+from headwater.bus.lane_marks import LaneMarks
+from headwater.bus.lanes import Lanes
+from headwater.bus.parked import ParkedKeys
+from headwater.bus.parking import Parking
 from headwater.bus.partition_work import PartitionWork
 from headwater.bus.ports import EffectStore, MessageSource, OffsetOutOfRange
 from headwater.bus.retries import RetryPolicy
+from headwater.bus.settling import Settling
 from headwater.bus.subscriptions import Subscriptions
 from headwater.bus.values import ConsumerLimits, PartitionPosition
 from headwater.clock import SYSTEM_CLOCK, Clock
@@ -26,7 +33,11 @@ from headwater.randomness import SYSTEM_RANDOMNESS, Randomness
 from headwater.telemetry import logger
 
 _log = logger("bus")
-_RECONNECT: Final = RetryPolicy(first_delay_seconds=0.2, delay_factor=2.0)
+_RECONNECT: Final = RetryPolicy(first_delay_seconds=0.2, delay_factor=2.0, delay_seconds_max=30.0)
+PARKED_PER_ROUND: Final = 8
+"""Parked keys of one partition that are tried before new messages get their turn."""
+LANES_LOOKED_AT_SECONDS: Final = 0.02
+"""While lanes are busy, how long they may be ahead of the position before it follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +51,8 @@ class PartitionStatus:
     epoch: int | None
     attempts: int = 0
     reason: str | None = None
+    parked_keys: int = 0
+    parked_messages: int = 0
 
 
 class Consumer:
@@ -60,6 +73,7 @@ class Consumer:
         registry: EventRegistry | None = None,
         personal: OpensEvents = REDACTING,
         retry_policy: RetryPolicy | None = None,
+        copy_dead_letters_to: type[MessageDeadLettered] | None = None,
         limits: ConsumerLimits | None = None,
         topic_prefix: str = "",
         clock: Clock = SYSTEM_CLOCK,
@@ -72,7 +86,14 @@ class Consumer:
         self._clock, self._randomness = clock, randomness
         self._registry = registry or EventRegistry(subscriptions.event_classes)
         surroundings = HandlerSurroundings(group=group, publisher=publisher, registry=self._registry, clock=clock, personal=personal)
-        self._committing = Committing(effects, surroundings, retry_policy or RetryPolicy(), self._limits, randomness)
+        judging = Judging(surroundings, retry_policy or RetryPolicy(), self._limits, randomness)
+        burying = Burying(subscriptions, copy_dead_letters_to)
+        settling = Settling(surroundings, judging, burying)
+        self._committing = Committing(effects, surroundings, judging, settling, self._limits)
+        self._parking = Parking(effects, surroundings, judging, burying, self._limits, values)
+        self._lanes = Lanes(effects, surroundings, judging, settling, self._parking, self._limits)
+        self._laned = {handler.name: handler for handler in subscriptions if handler.lanes}
+        self._requests_asked_at = 0.0
         self._assigned: dict[Partition, object] = {}
         """Each assignment has a token of its own, so that one that came back is told from one that stayed."""
         self._works: dict[Partition, PartitionWork] = {}
@@ -98,6 +119,7 @@ class Consumer:
         registry: EventRegistry | None = None,
         personal: OpensEvents = REDACTING,
         retry_policy: RetryPolicy | None = None,
+        copy_dead_letters_to: type[MessageDeadLettered] | None = None,
         limits: ConsumerLimits | None = None,
     ) -> Self:
         """A consumer between this broker, or another source, and this store of effects; `run` connects it."""
@@ -117,6 +139,7 @@ class Consumer:
             registry=registry,
             personal=personal,
             retry_policy=retry_policy,
+            copy_dead_letters_to=copy_dead_letters_to,
             limits=limits,
         )
 
@@ -135,6 +158,7 @@ class Consumer:
         if not self._subscriptions:
             raise UsageError(f"the group {self._group!r} has no handlers; register one with @service.on(...)")
         self._committing.is_stopping = False
+        self._lanes.start()
         worker = asyncio.create_task(self._work(), name=f"headwater consumer {self._group}")
         try:
             await asyncio.shield(worker)
@@ -167,6 +191,12 @@ class Consumer:
             self._is_idle = False
 
     async def _work(self) -> None:
+        try:
+            await self._work_in_rounds()
+        finally:
+            await self._lanes.close()
+
+    async def _work_in_rounds(self) -> None:
         while not self._committing.is_stopping:
             try:
                 await self._round()
@@ -185,6 +215,7 @@ class Consumer:
     async def _round(self) -> None:
         if not self._is_open:
             await self._open_source()
+        await self._hear_lanes()
         await self._claim_assigned()
         await self._confirm_claims()
         moment = self._clock.monotonic()
@@ -193,13 +224,78 @@ class Consumer:
             if not (self._committing.is_stopping or message.work.is_revoked):
                 async with self._working:
                     await self._committing.try_alone(message)
+        was_parked = await self._work_off_parked()
         ready = [message for work in self._works.values() for message in work.ready(self._limits.batch_size_max)]
         if ready:
             async with self._working:
                 await self._committing.work_off(ready)
         self._adjust_flow()
-        if not (ready or due):
+        if not (ready or due or was_parked):
             await self._receive()
+
+    async def _hear_lanes(self) -> None:
+        """What went wrong in a lane ends the work on its partition, which is claimed anew, and is raised here."""
+        for work, error in list(self._lanes.troubles.items()):
+            await self._end_lanes(work)
+            if not isinstance(error, ClaimsLost):
+                self._drop(work)
+            raise error
+
+    async def _end_lanes(self, work: PartitionWork) -> None:
+        """Return once nothing of the partition is under way in lanes; it is worked on no more before it is claimed again."""
+        with self._idle():
+            await self._lanes.end(work)
+
+    def _drop(self, work: PartitionWork) -> None:
+        """Let the partition be claimed anew, if it is still assigned to us."""
+        if self._works.get(work.partition) is work:
+            del self._works[work.partition]
+            self._source.pause(work.partition)
+
+    async def _work_off_parked(self) -> bool:
+        """Try the parked keys that are due, a few of each partition; whether there were any."""
+        parking = [work for work in self._works.values() if work.parked and not work.is_revoked]
+        if not parking:
+            return False
+        await self._hear_requests(parking)
+        was_busy = False
+        for work in parking:
+            for parked in work.parked.due(self._clock.monotonic())[:PARKED_PER_ROUND]:
+                if (laned := self._laned.get(parked.handler_name)) is not None and work.has_lanes:
+                    self._lanes.take_parked(work, parked, laned)
+                elif not (self._committing.is_stopping or work.is_revoked):
+                    async with self._working:
+                        await self._parking.try_next(work, parked)
+                    was_busy = True
+        return was_busy
+
+    async def _hear_requests(self, parking: Sequence[PartitionWork]) -> None:
+        """What people decided about parked keys makes them due now."""
+        moment = self._clock.monotonic()
+        if moment - self._requests_asked_at < self._limits.parked_poll_seconds:
+            return
+        self._requests_asked_at = moment
+        for request in await self._effects.parked_requests(self._group, [work.partition for work in parking]):
+            work = self._works.get(request.partition)
+            if work is not None and (parked := work.parked.find(request.parked_key_id)) is not None:
+                parked.hear(request, moment)
+
+    async def _load_parked(self, work: PartitionWork) -> None:
+        work.parked = ParkedKeys(await self._effects.parked_keys(self._group, work.position, self._clock.monotonic()))
+        known = {handler.name for handler in self._subscriptions}
+        orphans = [parked for parked in work.parked if parked.handler_name not in known]
+        for parked in orphans:
+            parked.is_orphan = True
+        if work.parked:
+            _log.info(
+                "parked_keys_loaded",
+                group=self._group,
+                topic=work.partition.topic,
+                partition=work.partition.number,
+                parked_keys=len(work.parked),
+                parked_messages=work.parked.message_count,
+                without_handler=sorted({parked.handler_name for parked in orphans}),
+            )
 
     async def _wait_out(self, fact: str, error: HeadwaterError) -> None:
         self._troubles += 1
@@ -223,6 +319,8 @@ class Consumer:
             await self._source.close()
         finally:
             self._assigned.clear()
+            for work in list(self._works.values()):
+                await self._lanes.end(work)
             self._works.clear()
             self._lost_until.clear()
             self._paused.clear()
@@ -230,7 +328,9 @@ class Consumer:
     async def _receive(self) -> None:
         moment = self._clock.monotonic()
         due = [work.failing.due_at - moment for work in self._works.values() if work.failing is not None]
-        timeout = max(0.0, min([self._limits.idle_seconds, *due]))
+        due += [due_at - moment for work in self._works.values() if work.parked and (due_at := work.parked.next_due_at()) is not None]
+        idle_seconds = min(self._limits.idle_seconds, LANES_LOOKED_AT_SECONDS) if self._lanes.is_busy else self._limits.idle_seconds
+        timeout = max(0.0, min([idle_seconds, *due]))
         try:
             with self._idle():
                 received = await self._source.receive(limit=self._limits.batch_size_max, timeout_seconds=timeout)
@@ -250,6 +350,7 @@ class Consumer:
                     work.accept(records)
                 except GapDetected as error:
                     self._stop_partition(work, error)
+                self._lanes.take(work)
 
     async def _probe(self) -> None:
         with self._idle():
@@ -259,7 +360,8 @@ class Consumer:
     def _adjust_flow(self) -> None:
         """Pause what waits, is stopped or lost; resume what can go on."""
         for partition, work in self._works.items():
-            must_pause = work.failing is not None or work.stop_reason is not None
+            is_far_ahead = work.has_lanes and len(work.pending) >= self._limits.lane_records_max
+            must_pause = work.failing is not None or work.stop_reason is not None or is_far_ahead
             if must_pause and partition not in self._paused:
                 self._source.pause(partition)
                 self._paused.add(partition)
@@ -277,15 +379,19 @@ class Consumer:
 
     async def revoked(self, partitions: Iterable[Partition]) -> None:
         """The broker takes these away: begin nothing more on them, and let the batch at hand finish."""
+        works: list[PartitionWork] = []
         for partition in partitions:
             self._assigned.pop(partition, None)
             self._paused.discard(partition)
             if (work := self._works.pop(partition, None)) is not None:
                 work.is_revoked = True
+                works.append(work)
         try:
             async with asyncio.timeout(self._limits.revoke_seconds_max):
                 async with self._working:
                     pass
+                for work in works:
+                    await self._lanes.end(work)
         except TimeoutError:
             _log.warning("revoked_during_batch", group=self._group, after_seconds=self._limits.revoke_seconds_max)
 
@@ -309,7 +415,15 @@ class Consumer:
         position = await self._effects.claim(self._group, partition)
         if self._assigned.get(partition) is not token:
             return
-        work = self._works[partition] = PartitionWork(position, self._subscriptions.routes, self._reader, self._registry)
+        work = PartitionWork(position, self._subscriptions.routes, self._reader, self._registry)
+        marks = await self._effects.claim_lanes(self._group, position, self._subscriptions.lane_counts)
+        if marks is None:
+            raise ClaimsLost(frozenset({partition}))
+        work.lane_marks = LaneMarks(marks)
+        await self._load_parked(work)
+        if self._assigned.get(partition) is not token:
+            return
+        self._works[partition] = work
         self._paused.discard(partition)
         self._lost_until.pop(partition, None)
         try:
@@ -322,6 +436,11 @@ class Consumer:
         for partition, work in list(self._works.items()):
             if not work.needs_confirmation:
                 continue
+            if work.has_lanes:
+                # What its lanes committed, and what is parked by now, is read again with the next claim.
+                await self._end_lanes(work)
+                self._drop(work)
+                continue
             row = await self._effects.confirm(self._group, work.position)
             if row is None:
                 raise ClaimsLost(frozenset({partition}))
@@ -329,6 +448,7 @@ class Consumer:
                 self._rewind(work, row)
                 continue
             work.commit(row)
+            await self._load_parked(work)
             work.needs_confirmation = False
 
     def _rewind(self, work: PartitionWork, row: PartitionPosition) -> None:
@@ -365,5 +485,12 @@ class Consumer:
         attempts = work.failing.attempts if work.failing is not None else 0
         error = next((message_of(f.error) for f in work.failing.failures.values()), None) if work.failing is not None else None
         return PartitionStatus(
-            partition, work.state.value, work.position.next_offset, work.position.epoch, attempts, reason=work.stop_reason or error
+            partition,
+            work.state.value,
+            work.position.next_offset,
+            work.position.epoch,
+            attempts,
+            reason=work.stop_reason or error,
+            parked_keys=len(work.parked),
+            parked_messages=work.parked.message_count,
         )

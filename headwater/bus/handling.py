@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from headwater.bus.context import BatchContext, Context, EffectContext, HandlerSurroundings
 from headwater.bus.dead_letters import DeadLetter, unreadable
+from headwater.bus.failing import HandlerFault
+from headwater.bus.parked import Follower, ParkedKey
 from headwater.bus.partition_work import Message
 from headwater.bus.ports import EffectsRefused, EffectTransaction
-from headwater.bus.retries import BatchFault, HandlerFault
+from headwater.bus.retries import BatchFault
 from headwater.bus.subscriptions import Handler
 from headwater.bus.values import ConsumerLimits
 from headwater.errors import HandlerFailed, InvalidEvent, SchemaError, StorageUnavailable, TransactionConflict, WrongExpectedVersion
@@ -30,6 +32,8 @@ class BatchOutcome:
     """So many messages, from the first, are ready to commit."""
     handled: int = 0
     """Those of them that had handlers."""
+    followers: list[Follower] = field(default_factory=list[Follower])
+    """Of these messages, for one handler each, that wait behind a parked key."""
 
 
 class MessageHandling:
@@ -57,6 +61,8 @@ class MessageHandling:
             raise self._too_slow(messages[outcome.done], outcome.done) from error
         if letters:
             await transaction.bury(letters)
+        if outcome.followers:
+            await transaction.parked.add(outcome.followers)
         return outcome
 
     async def _handle_each(
@@ -64,20 +70,24 @@ class MessageHandling:
     ) -> None:
         clock = self._surroundings.clock
         deadline = clock.monotonic() + self._limits.batch_seconds_max
-        gathered: dict[Handler, list[int]] = {}
+        gathered: dict[str, tuple[Handler, list[int]]] = {}
         for message in messages:
-            if (route := message.route) is not None:
-                if route.single:
-                    await self._handle(transaction, message, route.single, outcome.done)
-                for handler in route.batch:
-                    gathered.setdefault(handler, []).append(outcome.done)
+            if handlers := message.handlers:
+                if message.work.parked and (held := message.held_back()):
+                    outcome.followers += followers_of(message, held.values())
+                    handlers = tuple(handler for handler in handlers if handler.name not in held)
+                if single := [handler for handler in handlers if not handler.takes_batch]:
+                    await self._handle(transaction, message, single, outcome.done)
+                for handler in handlers:
+                    if handler.takes_batch:
+                        gathered.setdefault(handler.name, (handler, []))[1].append(outcome.done)
                 outcome.handled += 1
             elif message.fault is not None:
                 letters.append(unreadable(self._surroundings.group, message.work.partition, message.record, message.fault, clock.now()))
             outcome.done += 1
             if message.handlers and clock.monotonic() > deadline:
                 break
-        for handler, indexes in gathered.items():
+        for handler, indexes in gathered.values():
             await self._handle_many(transaction, messages, indexes, handler)
 
     async def _handle(self, transaction: EffectTransaction, message: Message, handlers: Sequence[Handler], index: int) -> None:
@@ -123,6 +133,22 @@ class MessageHandling:
         except EffectsRefused as error:
             raise HandlerFault(0, handler.name, error) from error
 
+    async def handle_alone(self, transaction: EffectTransaction | None, message: Message, handler: Handler) -> None:
+        """Give one message to one handler, in a transaction of their own, or in none where the handler takes no context.
+
+        Raises:
+            HandlerFault: it failed; the transaction, if any, must be rolled back.
+            StorageUnavailable: the keys of its personal data cannot be asked for.
+        """
+        await self._open([message])
+        event = self.typed_event(message, 0)
+        try:
+            async with asyncio.timeout(self._limits.handler_seconds_max):
+                with correlate(correlation_of(message)):
+                    await self._call(transaction, message, event, handler, 0)
+        except TimeoutError as error:
+            raise self._too_slow(message, 0, handler) from error
+
     async def _open(self, messages: Sequence[Message]) -> None:
         """Open the personal data of those that have some; one that was altered is left closed, for `typed_event` to tell."""
         sealed = [message for message in messages if message.is_sealed]
@@ -141,12 +167,13 @@ class MessageHandling:
         try:
             return message.event()
         except (InvalidEvent, SchemaError) as error:
-            raise HandlerFault(index, message.handlers[0].name, error, is_permanent=True) from error
+            assert message.route is not None, "only a message with handlers has an event"
+            raise HandlerFault(index, message.route.handlers[0].name, error, is_permanent=True) from error
 
-    async def _call(self, transaction: EffectTransaction, message: Message, event: Event, handler: Handler, index: int) -> None:
+    async def _call(self, transaction: EffectTransaction | None, message: Message, event: Event, handler: Handler, index: int) -> None:
         try:
             if handler.takes_context:
-                assert message.opened is not None, "its event was decoded before"
+                assert message.opened is not None and transaction is not None, "its event was decoded before; a context has a transaction"
                 await self._call_with(Context(self._surroundings, transaction, message.opened, handler.name), transaction, event, handler)
             else:
                 await handler.function(event)
@@ -182,8 +209,8 @@ class MessageHandling:
             context.close()
         transaction.require_open()
 
-    def _fault(self, transaction: EffectTransaction, error: Exception, handler: Handler, index: int) -> HandlerFault:
-        meaning = transaction.interpret(error)
+    def _fault(self, transaction: EffectTransaction | None, error: Exception, handler: Handler, index: int) -> HandlerFault:
+        meaning = transaction.interpret(error) if transaction is not None else error
         return HandlerFault(index, handler.name, meaning, counts=not isinstance(meaning, NOT_THE_MESSAGE))
 
     def _shone_through(self, handler: Handler, index: int) -> HandlerFault:
@@ -191,7 +218,8 @@ class MessageHandling:
         return HandlerFault(index, handler.name, HandlerFailed(f"{handler.name} raised CancelledError by itself"))
 
     def _too_slow(self, message: Message, index: int, handler: Handler | None = None) -> HandlerFault:
-        name = (handler or message.handlers[-1]).name if message.handlers else "(none)"
+        late = handler or (message.handlers[-1] if message.handlers else None)
+        name = late.name if late is not None else "(none)"
         return HandlerFault(
             index, name, HandlerFailed(f"{name} took longer than {self._limits.handler_seconds_max} s; it was cut off and rolled back")
         )
@@ -200,6 +228,12 @@ class MessageHandling:
 def _is_being_cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def followers_of(message: Message, parked: Iterable[ParkedKey]) -> list[Follower]:
+    """The message, to wait behind each of these."""
+    assert message.envelope is not None, "a message with handlers has an envelope"
+    return [Follower(one, message.record, message.envelope) for one in parked]
 
 
 def correlation_of(message: Message) -> Correlation:

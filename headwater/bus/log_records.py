@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
-from headwater.bus.reading import FindsRoute, Reading
+from headwater.bus.reading import EncodedRecords, FindsRoute, Reading
 from headwater.bus.values import SourceRecord
-from headwater.kafka import JSON_ENCODER, Envelope, Partition, Provenance, Record, encode_envelope
+from headwater.kafka import JSON_DECODER, JSON_ENCODER, Envelope, Partition, Provenance, Record, encode_envelope
 from headwater.messages import LOG_START, LogPosition, RecordedEvent
 
 LOG_TOPIC_PREFIX: Final = "log:"
@@ -17,6 +17,7 @@ LOG_TOPIC_PREFIX: Final = "log:"
 FIRST_OFFSET: Final = 1
 """An offset in the log is a global position; those begin at 1."""
 _SOURCE: Final = "/log"
+_PARKED_RECORDS: Final = EncodedRecords(JSON_DECODER)
 _NO_MOMENT: Final = datetime.fromtimestamp(0, UTC)
 
 
@@ -86,6 +87,7 @@ class LogRecords:
         return Provenance(envelope.log_id, envelope.position, envelope.event.event_id)
 
     def read(self, record: SourceRecord, find_route: FindsRoute) -> Reading:
-        """The event as it was read."""
-        assert isinstance(record, LogRecord), "it came from the log"
+        """The event as it was read; one that was parked meanwhile was encoded for that."""
+        if not isinstance(record, LogRecord):
+            return _PARKED_RECORDS.read(record, find_route)
         return Reading(record.envelope, find_route(record.envelope.event.type) if record.is_wanted else None)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 from itertools import islice
+from types import MappingProxyType
 from typing import Final
 from uuid import UUID
 
+from headwater.bus.dead_letters import storable
+from headwater.bus.failing import FailingMessage
+from headwater.bus.lane_marks import NO_MARKS, LaneMarks
+from headwater.bus.parked import ParkedKey, ParkedKeys
 from headwater.bus.reading import EncodedRecords, RecordReader
-from headwater.bus.retries import FailingMessage
 from headwater.bus.subscriptions import Handler, Route
 from headwater.bus.values import LastRecord, Move, PartitionPosition, SourceRecord
 from headwater.errors import GapDetected, InvalidEvent, NotAnEnvelope, SchemaError
@@ -21,6 +26,7 @@ from headwater.privacy import Opener, is_sealed
 
 NO_HANDLERS: Final[tuple[Handler, ...]] = ()
 _JSON_RECORDS: Final[RecordReader] = EncodedRecords(JSON_DECODER)
+NOBODY: Final[Mapping[str, ParkedKey]] = MappingProxyType({})
 
 
 class PartitionState(Enum):
@@ -30,19 +36,37 @@ class PartitionState(Enum):
     WAITING = "waiting"
     """Its first message failed and is due again later."""
     STOPPED = "stopped"
-    """A gap; nothing is applied until it is claimed anew."""
+    """A gap, or an error whose policy says so; nothing is applied until it is claimed anew."""
     REVOKED = "revoked"
 
 
 class Message:
     """One record on its way through the consumer. Without handlers and fault it only moves the position."""
 
-    __slots__ = ("_event", "_opener", "envelope", "fault", "handlers", "offset", "opened", "record", "route", "value_fault", "work")
+    __slots__ = (
+        "_event",
+        "_opener",
+        "envelope",
+        "fault",
+        "handlers",
+        "lane_handlers",
+        "lanes_left",
+        "offset",
+        "opened",
+        "record",
+        "route",
+        "value_fault",
+        "work",
+    )
 
     def __init__(self, work: PartitionWork, record: SourceRecord, envelope: Envelope | None, route: Route | None) -> None:
         self.work, self.record, self.offset = work, record, record.offset
         self.envelope, self.route = envelope, route
-        self.handlers: tuple[Handler, ...] = route.handlers if route is not None else NO_HANDLERS
+        self.handlers: tuple[Handler, ...] = route.batched if route is not None else NO_HANDLERS
+        """Those that handle it in a batch."""
+        self.lane_handlers: tuple[Handler, ...] = route.laned if route is not None else NO_HANDLERS
+        self.lanes_left = len(self.lane_handlers)
+        """Lanes that have yet to handle it; the position waits for them."""
         self.fault: NotAnEnvelope | None = None
         """Nobody knows which event it is."""
         self.value_fault: SchemaError | None = None
@@ -53,9 +77,29 @@ class Message:
         self._opener: Opener | None = None
 
     @property
+    def key(self) -> str:
+        """What its order goes by, as it is stored."""
+        assert self.envelope is not None, "only an envelope has a stream"
+        return storable(self.envelope.event.stream_name)
+
+    def held_back(self) -> Mapping[str, ParkedKey]:
+        """Its handlers, by name, for which its key is parked."""
+        if not self.work.parked or not self.handlers:
+            return NOBODY
+        parked = self.work.parked.of(self.key)
+        return {handler.name: parked[handler.name] for handler in self.handlers if handler.name in parked} if parked else NOBODY
+
+    def drop_done(self, marks: LaneMarks) -> None:
+        """Leave out the handlers whose lane, or whose lane of former days, handled it."""
+        key = self.key
+        self.handlers = tuple(handler for handler in self.handlers if not marks.is_done(handler.name, key, self.offset))
+        self.lane_handlers = tuple(handler for handler in self.lane_handlers if not marks.is_done(handler.name, key, self.offset))
+        self.lanes_left = len(self.lane_handlers)
+
+    @property
     def is_sealed(self) -> bool:
         """Whether it must be opened before its handlers may see it."""
-        return self.envelope is not None and bool(self.handlers) and is_sealed(self.envelope.event)
+        return self.envelope is not None and self.route is not None and is_sealed(self.envelope.event)
 
     def open_with(self, opener: Opener) -> None:
         """Let `event` open it; what was opened before is dropped, for its subject may have been forgotten since."""
@@ -101,6 +145,12 @@ class PartitionWork:
         """What the row says."""
         self.pending: deque[Message] = deque()
         self.failing: FailingMessage | None = None
+        self.parked = ParkedKeys()
+        """Loaded when the partition is claimed."""
+        self.has_lanes: Final = any(route.laned for route in routes.values())
+        self.lane_marks = NO_MARKS
+        self.for_lanes: list[Message] = []
+        """Received, and not yet given to their lanes."""
         self.stop_reason: str | None = None
         self.is_revoked = False
         self.needs_confirmation = False
@@ -115,8 +165,8 @@ class PartitionWork:
         if self.is_revoked:
             return PartitionState.REVOKED
         if self.failing is not None:
-            return PartitionState.WAITING
-        if self.stop_reason is not None and not self.pending:
+            return PartitionState.WAITING if math.isfinite(self.failing.due_at) else PartitionState.STOPPED
+        if self.stop_reason is not None and not self.ready(1):
             return PartitionState.STOPPED
         return PartitionState.WORKING
 
@@ -158,7 +208,10 @@ class PartitionWork:
                 continue
             if self._to_recognise is not None:
                 self._refuse_unrecognised(f"offset {self._to_recognise.offset} is gone")
-            self.pending.append(self._read(record))
+            message = self._read(record)
+            self.pending.append(message)
+            if message.lanes_left:
+                self.for_lanes.append(message)
             self._next_to_read = record.offset + 1
 
     def _recognise(self, record: SourceRecord) -> None:
@@ -185,9 +238,18 @@ class PartitionWork:
         )
 
     def _read(self, record: SourceRecord) -> Message:
+        message = self.decode(record)
+        if message.envelope is not None and not self._is_new(record, message.envelope):
+            return Message(self, record, message.envelope, None)
+        if record.offset <= self.lane_marks.highest and message.route is not None:
+            message.drop_done(self.lane_marks)
+        return message
+
+    def decode(self, record: SourceRecord) -> Message:
+        """What a record holds, wherever it comes from."""
         envelope, route, fault, value_fault = self._reader.read(record, self._route_of)
-        if envelope is None or not self._is_new(record, envelope):
-            message = Message(self, record, envelope, None)
+        if envelope is None:
+            message = Message(self, record, None, None)
             message.fault = fault
             return message
         message = Message(self, record, envelope, route)
@@ -224,9 +286,13 @@ class PartitionWork:
         """The next messages to apply, in order; those before a failing one, when there is one."""
         if self.is_revoked or self.needs_confirmation:
             return ()
-        if self.failing is None:
-            return tuple(islice(self.pending, limit))
-        return tuple(message for message in islice(self.pending, limit) if message.offset < self.failing.offset)
+        found = tuple(islice(self.pending, limit))
+        if self.failing is None and not self.has_lanes:
+            return found
+        for place, message in enumerate(found):
+            if message.lanes_left or (self.failing is not None and message.offset >= self.failing.offset):
+                return found[:place]
+        return found
 
     def due(self, moment: float) -> Message | None:
         """The failing message, when it is its turn and time."""

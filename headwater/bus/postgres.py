@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 from uuid import UUID
@@ -11,7 +11,10 @@ import asyncpg
 import orjson
 
 from headwater.bus.dead_letters import DeadLetter
+from headwater.bus.lane_marks import Lane
+from headwater.bus.parked import ParkedKey, ParkedRequest
 from headwater.bus.ports import EffectsRefused
+from headwater.bus.postgres_parked import PostgresParkedRows, load_parked_keys, load_parked_requests
 from headwater.bus.values import LastRecord, Move, PartitionPosition
 from headwater.errors import HeadwaterError, NotFoundError, StorageError, StorageUnavailable, TransactionConflict
 from headwater.eventstore import EventStore
@@ -22,6 +25,9 @@ from headwater.postgres import CallerConnection, Connection, Database, sql_file,
 _PACKAGE: Final = "headwater.bus"
 _CLAIM_PARTITION = sql_file(_PACKAGE, "claim_partition")
 _CONFIRM_CLAIM = sql_file(_PACKAGE, "confirm_claim")
+_HAS_LANES = sql_file(_PACKAGE, "has_lanes")
+_CLAIM_LANES = sql_file(_PACKAGE, "claim_lanes")
+_MARK_LANE = sql_file(_PACKAGE, "mark_lane")
 _ADVANCE_POSITIONS = sql_file(_PACKAGE, "advance_positions")
 _INSERT_DEAD_LETTER = sql_file(_PACKAGE, "insert_dead_letter")
 _LIST_DEAD_LETTERS = sql_file(_PACKAGE, "list_dead_letters")
@@ -54,6 +60,7 @@ class PostgresTransaction:
         self._connection, self._store = connection, store
         self.is_unusable = False
         """The driver refuses to go on, because something that a handler began is still under way."""
+        self.parked = PostgresParkedRows(connection, self._machinery, self.require_open)
 
     @property
     def connection(self) -> Connection:
@@ -139,6 +146,12 @@ class PostgresTransaction:
         moved = {Partition(row["topic"], row["partition"]) for row in rows}
         return frozenset(position.partition for position in after) - moved
 
+    async def mark_lane(self, group: str, claimed: PartitionPosition, lane: Lane, offset: int) -> bool:
+        """This lane handled everything up to the offset; see `EffectTransaction.mark_lane`."""
+        with self._machinery():
+            self.require_open()
+            return await self._connection.fetchval(_MARK_LANE, group, *claimed.partition, *lane, claimed.epoch, offset) is not None
+
     @contextmanager
     def _machinery(self) -> Generator[None]:
         try:
@@ -166,6 +179,31 @@ class PostgresEffects:
         """The row now, or None when it is somebody else's; see `EffectStore.confirm`."""
         row = await self._fetch_own_row(_CONFIRM_CLAIM, group, *claimed.partition, claimed.epoch)
         return None if row is None else _position(claimed.partition, row)
+
+    async def claim_lanes(self, group: str, claimed: PartitionPosition, lane_counts: Mapping[str, int]) -> Mapping[Lane, int] | None:
+        """Take over the lanes of a partition; see `EffectStore.claim_lanes`."""
+        names, counts = list(lane_counts), list(lane_counts.values())
+        with _machinery():
+            async with self._database.transaction() as connection:
+                if not names and not await connection.fetchval(_HAS_LANES, group, *claimed.partition):
+                    return {}
+                await connection.execute(_LIMIT_LOCK_WAIT, str(int(CLAIM_WAIT_SECONDS_MAX * 1000)))
+                if await connection.fetchrow(_CONFIRM_CLAIM, group, *claimed.partition, claimed.epoch) is None:
+                    return None
+                rows = await connection.fetch(_CLAIM_LANES, group, *claimed.partition, claimed.epoch, claimed.next_offset, names, counts)
+        return {Lane(row["handler_name"], row["lane_count"], row["lane"]): row["mark"] for row in rows}
+
+    async def parked_keys(self, group: str, claimed: PartitionPosition, monotonic: float) -> Sequence[ParkedKey]:
+        """What is parked of a partition; see `EffectStore.parked_keys`."""
+        with _machinery():
+            async with self._database.connection() as connection:
+                return await load_parked_keys(connection, group, claimed.partition, monotonic)
+
+    async def parked_requests(self, group: str, partitions: Sequence[Partition]) -> Sequence[ParkedRequest]:
+        """What people want done; see `EffectStore.parked_requests`."""
+        with _machinery():
+            async with self._database.connection() as connection:
+                return await load_parked_requests(connection, group, partitions)
 
     async def _fetch_own_row(self, statement: str, *arguments: object) -> asyncpg.Record | None:
         with _machinery():
@@ -319,6 +357,7 @@ def _letter_row(letter: DeadLetter) -> tuple[Any, ...]:
         letter.attempts,
         letter.first_failed_at,
         letter.last_failed_at,
+        letter.is_skipped,
     )
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar, Union, cast, get_args, get_origin, overload
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeAlias, TypedDict, TypeVar, Union, Unpack, cast, get_args, get_origin, overload
 
 from headwater.bus.context import BatchContext, Context, EffectContext
+from headwater.bus.dead_letters import MessageDeadLettered
+from headwater.bus.lane_marks import LANES_MAX
+from headwater.bus.retries import DEFAULT_POLICY, HandlerPolicy, OnError, RetryPolicy, checked_policy
 from headwater.errors import UsageError
 from headwater.kafka import topic_of
 from headwater.messages import Event
@@ -25,6 +28,19 @@ _BatchHandler: TypeAlias = Callable[[list[E_contra]], Coroutine[Any, Any, None]]
 _BatchContextHandler: TypeAlias = Callable[[list[E_contra], BatchContext], Coroutine[Any, Any, None]]
 
 
+class HandlerOptions(TypedDict, total=False):
+    """What a decorator may say about a handler beside its events."""
+
+    retry: RetryPolicy
+    """How often a failing message is tried in place, and what becomes of it then; by default three quick attempts, then it is parked."""
+    on_error: OnError
+    """What to do at once about errors of these classes, the nearest class first: `{PaymentDown: Park(), ValueError: DeadLetterIt()}`."""
+    lanes: int
+    """For handlers that wait for the outside world: handle up to so many streams of a partition at once, each message in its own transaction."""
+    copy_dead_letters_to: type[MessageDeadLettered]
+    """Copy this handler's dead letters to the topic of this class, which is `MessageDeadLettered` or a subclass; `@service.on` of it hears of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Handler:
     """One registered function."""
@@ -36,6 +52,9 @@ class Handler:
     event_classes: tuple[type[Event], ...]
     takes_batch: bool = False
     """It is given a list: all of its events in a transaction at once."""
+    policy: HandlerPolicy = DEFAULT_POLICY
+    lanes: int = 0
+    """So many keys of a partition at once; 0: together with other messages and handlers, in batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,26 +63,29 @@ class Route:
 
     event_class: type[Event]
     handlers: tuple[Handler, ...]
-    single: tuple[Handler, ...] = ()
-    """Those that take one event at a time."""
-    batch: tuple[Handler, ...] = ()
-    """Those that take many."""
+    batched: tuple[Handler, ...] = field(init=False)
+    """Those that share transactions with other messages."""
+    laned: tuple[Handler, ...] = field(init=False)
+    """Those that run in lanes."""
 
-    def also(self, handler: Handler) -> Route:
-        """With one more handler, behind the others."""
-        handlers = (*self.handlers, handler)
-        return Route(
-            self.event_class, handlers, tuple(h for h in handlers if not h.takes_batch), tuple(h for h in handlers if h.takes_batch)
-        )
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "batched", tuple(handler for handler in self.handlers if not handler.lanes))
+        object.__setattr__(self, "laned", tuple(handler for handler in self.handlers if handler.lanes))
 
 
 class HandlerDecorator(Generic[E_contra]):
     """What `on(...)` returns: takes a handler of these events and gives it back unchanged."""
 
-    __slots__ = ("_event_classes", "_register")
+    __slots__ = ("_event_classes", "_lanes", "_policy", "_register")
 
-    def __init__(self, register: Callable[[Handler], None], event_classes: tuple[type[Event], ...]) -> None:
-        self._register, self._event_classes = register, event_classes
+    def __init__(
+        self,
+        register: Callable[[Handler], None],
+        event_classes: tuple[type[Event], ...],
+        policy: HandlerPolicy = DEFAULT_POLICY,
+        lanes: int = 0,
+    ) -> None:
+        self._register, self._event_classes, self._policy, self._lanes = register, event_classes, policy, lanes
 
     @overload
     def __call__(self, handler: _EventHandler[E_contra], /) -> _EventHandler[E_contra]: ...
@@ -74,7 +96,10 @@ class HandlerDecorator(Generic[E_contra]):
     @overload
     def __call__(self, handler: _BatchContextHandler[E_contra], /) -> _BatchContextHandler[E_contra]: ...
     def __call__(self, handler: Callable[..., Any], /) -> Callable[..., Any]:
-        self._register(_checked_handler(handler, self._event_classes))
+        checked = _checked_handler(handler, self._event_classes)
+        if checked.takes_batch and self._lanes:
+            raise UsageError(f"the handler {checked.name} takes a list, and lanes give it one event at a time; leave out one of them")
+        self._register(replace(checked, policy=self._policy, lanes=self._lanes))
         return handler
 
 
@@ -86,16 +111,20 @@ class Subscriptions:
         self._routes: dict[str, Route] = {}
 
     @overload
-    def on(self, first: type[E1], /) -> HandlerDecorator[E1]: ...
+    def on(self, first: type[E1], /, **options: Unpack[HandlerOptions]) -> HandlerDecorator[E1]: ...
     @overload
-    def on(self, first: type[E1], second: type[E2], /) -> HandlerDecorator[E1 | E2]: ...
+    def on(self, first: type[E1], second: type[E2], /, **options: Unpack[HandlerOptions]) -> HandlerDecorator[E1 | E2]: ...
     @overload
-    def on(self, first: type[E1], second: type[E2], third: type[E3], /) -> HandlerDecorator[E1 | E2 | E3]: ...
+    def on(
+        self, first: type[E1], second: type[E2], third: type[E3], /, **options: Unpack[HandlerOptions]
+    ) -> HandlerDecorator[E1 | E2 | E3]: ...
     @overload
-    def on(self, first: type[E1], second: type[E2], third: type[E3], fourth: type[E4], /) -> HandlerDecorator[E1 | E2 | E3 | E4]: ...
+    def on(
+        self, first: type[E1], second: type[E2], third: type[E3], fourth: type[E4], /, **options: Unpack[HandlerOptions]
+    ) -> HandlerDecorator[E1 | E2 | E3 | E4]: ...
     @overload
-    def on(self, *event_classes: type[Event]) -> HandlerDecorator[Any]: ...
-    def on(self, *event_classes: type[Event]) -> HandlerDecorator[Any]:
+    def on(self, *event_classes: type[Event], **options: Unpack[HandlerOptions]) -> HandlerDecorator[Any]: ...
+    def on(self, *event_classes: type[Event], **options: Unpack[HandlerOptions]) -> HandlerDecorator[Any]:
         """Register an `async def handler(event)` or `(event, context)` for these event classes, or one that takes a `list` of them.
 
         A handler of lists, `(events: list[OrderPlaced])` or `(events: list[OrderPlaced], context: BatchContext)`, gets everything that shares a
@@ -104,6 +133,8 @@ class Subscriptions:
 
         The function stays what it is, so that tests can call it. Its qualified name identifies it in dead letters and idempotency keys.
 
+        Args:
+            options: `retry` and `on_error` say what becomes of messages that fail, `copy_dead_letters_to` who hears of it; see `HandlerOptions`.
         Raises:
             UsageError: at import, when the function cannot be a handler of these events.
         """
@@ -113,7 +144,7 @@ class Subscriptions:
             raise UsageError("on() names no event class; write @service.on(OrderPlaced)")
         if len(set(event_classes)) != len(event_classes):
             raise UsageError(f"on({', '.join(c.__name__ for c in event_classes)}) names a class twice")
-        return HandlerDecorator(self._add, event_classes)
+        return HandlerDecorator(self._add, event_classes, _policy(**options), options.get("lanes", 0))
 
     @property
     def handlers(self) -> tuple[Handler, ...]:
@@ -124,6 +155,11 @@ class Subscriptions:
     def event_classes(self) -> tuple[type[Event], ...]:
         """Every class that somebody handles."""
         return tuple(route.event_class for route in self._routes.values())
+
+    @property
+    def lane_counts(self) -> dict[str, int]:
+        """Of those handlers that run in lanes, by name."""
+        return {handler.name: handler.lanes for handler in self._handlers.values() if handler.lanes}
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -160,10 +196,25 @@ class Subscriptions:
         self._handlers[handler.name] = handler
         for event_class in handler.event_classes:
             known = self._routes.get(event_class.event_type)
-            self._routes[event_class.event_type] = (known or Route(event_class, ())).also(handler)
+            self._routes[event_class.event_type] = Route(event_class, (*(known.handlers if known else ()), handler))
 
 
 # -- checks at import --------------------------------------------------------------------------------------------------
+
+
+def _policy(**options: Unpack[HandlerOptions]) -> HandlerPolicy:
+    if unknown := options.keys() - HandlerOptions.__annotations__.keys():
+        known = ", ".join(HandlerOptions.__annotations__)
+        raise UsageError(f"on() knows no option {', '.join(sorted(unknown))}; there are: {known}")
+    lanes: Any = options.get("lanes", 0)
+    if lanes is True or not isinstance(lanes, int) or not 0 <= lanes <= LANES_MAX:
+        raise UsageError(f"on(..., lanes={lanes!r}) must be a number from 1 to {LANES_MAX}: so many streams of a partition at once")
+    copy_to: Any = options.get("copy_dead_letters_to")
+    if copy_to is not None and not (isinstance(copy_to, type) and issubclass(copy_to, MessageDeadLettered)):
+        raise UsageError(
+            f"on(..., copy_dead_letters_to={copy_to!r}) must be MessageDeadLettered, or a subclass of it with a category of its own"
+        )
+    return checked_policy(options.get("retry"), options.get("on_error"), copy_to)
 
 
 def _check_event_class(event_class: object) -> None:

@@ -934,6 +934,19 @@ UNION ALL
     archived.recorded_at
    FROM headwater.archived_events archived;
 
+CREATE TABLE headwater.consumer_lanes (
+    group_name text NOT NULL COLLATE pg_catalog."C",
+    topic text NOT NULL COLLATE pg_catalog."C",
+    partition integer NOT NULL,
+    handler_name text NOT NULL COLLATE pg_catalog."C",
+    lane_count integer NOT NULL,
+    lane integer NOT NULL,
+    epoch bigint NOT NULL,
+    mark bigint DEFAULT '-1'::integer NOT NULL,
+    CONSTRAINT consumer_lanes_lane_range CHECK (((lane >= 0) AND (lane < lane_count)))
+)
+WITH (fillfactor='50');
+
 CREATE TABLE headwater.consumer_positions (
     group_name text NOT NULL COLLATE pg_catalog."C",
     topic text NOT NULL COLLATE pg_catalog."C",
@@ -1050,6 +1063,64 @@ CREATE TABLE headwater.migrations (
     name text NOT NULL,
     checksum text NOT NULL,
     applied_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+CREATE TABLE headwater.parked_keys (
+    parked_key_id bigint NOT NULL,
+    group_name text NOT NULL COLLATE pg_catalog."C",
+    handler_name text NOT NULL COLLATE pg_catalog."C",
+    topic text NOT NULL COLLATE pg_catalog."C",
+    partition integer NOT NULL,
+    message_key text NOT NULL COLLATE pg_catalog."C",
+    status text DEFAULT 'waiting'::text NOT NULL,
+    due_at timestamp with time zone NOT NULL,
+    attempts integer NOT NULL,
+    retries integer NOT NULL,
+    error_type text,
+    error_message text,
+    traceback text,
+    first_failed_at timestamp with time zone,
+    last_failed_at timestamp with time zone,
+    parked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    request text,
+    requested_at timestamp with time zone,
+    requested_for bigint,
+    CONSTRAINT parked_keys_error_whole CHECK ((num_nulls(error_type, error_message, traceback, first_failed_at, last_failed_at) = ANY (ARRAY[0, 5]))),
+    CONSTRAINT parked_keys_request_known CHECK ((request = ANY (ARRAY['retry'::text, 'skip'::text, 'discard'::text]))),
+    CONSTRAINT parked_keys_request_whole CHECK ((num_nulls(request, requested_at, requested_for) = ANY (ARRAY[0, 3]))),
+    CONSTRAINT parked_keys_status_known CHECK ((status = ANY (ARRAY['waiting'::text, 'stopped'::text])))
+)
+WITH (fillfactor='70');
+
+ALTER TABLE headwater.parked_keys ALTER COLUMN parked_key_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME headwater.parked_keys_parked_key_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE headwater.parked_messages (
+    parked_message_id bigint NOT NULL,
+    parked_key_id bigint NOT NULL,
+    record_offset bigint NOT NULL,
+    event_id uuid NOT NULL,
+    event_type text NOT NULL,
+    version bigint NOT NULL,
+    log_id uuid NOT NULL,
+    log_position text NOT NULL,
+    raw jsonb NOT NULL,
+    parked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+ALTER TABLE headwater.parked_messages ALTER COLUMN parked_message_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME headwater.parked_messages_parked_message_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
 );
 
 CREATE TABLE headwater.projections (
@@ -1209,6 +1280,9 @@ ALTER TABLE ONLY headwater.archived_events
 ALTER TABLE ONLY headwater.archived_events
     ADD CONSTRAINT archived_events_stream_id_version_key UNIQUE (stream_id, version);
 
+ALTER TABLE ONLY headwater.consumer_lanes
+    ADD CONSTRAINT consumer_lanes_pkey PRIMARY KEY (group_name, topic, partition, handler_name, lane_count, lane);
+
 ALTER TABLE ONLY headwater.consumer_positions
     ADD CONSTRAINT consumer_positions_pkey PRIMARY KEY (group_name, topic, partition);
 
@@ -1238,6 +1312,15 @@ ALTER TABLE ONLY headwater.log_partitioning
 
 ALTER TABLE ONLY headwater.migrations
     ADD CONSTRAINT migrations_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY headwater.parked_keys
+    ADD CONSTRAINT parked_keys_key_once UNIQUE (group_name, topic, partition, message_key, handler_name);
+
+ALTER TABLE ONLY headwater.parked_keys
+    ADD CONSTRAINT parked_keys_pkey PRIMARY KEY (parked_key_id);
+
+ALTER TABLE ONLY headwater.parked_messages
+    ADD CONSTRAINT parked_messages_pkey PRIMARY KEY (parked_message_id);
 
 ALTER TABLE ONLY headwater.projections
     ADD CONSTRAINT projections_pkey PRIMARY KEY (name, role);
@@ -1296,6 +1379,8 @@ CREATE INDEX dead_letters_retrying_idx ON headwater.dead_letters USING btree (gr
 
 CREATE INDEX event_tags_global_position_idx ON headwater.event_tags USING btree (global_position);
 
+CREATE INDEX parked_messages_key_idx ON headwater.parked_messages USING btree (parked_key_id, parked_message_id);
+
 CREATE INDEX saga_deadlines_due_at_idx ON headwater.saga_deadlines USING btree (due_at) WHERE (NOT is_failed);
 
 CREATE INDEX sagas_status_idx ON headwater.sagas USING btree (status, started_at);
@@ -1303,6 +1388,12 @@ CREATE INDEX sagas_status_idx ON headwater.sagas USING btree (status, started_at
 CREATE INDEX streams_closed_idx ON headwater.streams USING btree (stream_id) WHERE (closed_at IS NOT NULL);
 
 CREATE INDEX streams_to_archive_idx ON headwater.streams USING btree (stream_id) WHERE ((closed_at IS NOT NULL) AND (archived_at IS NULL));
+
+ALTER TABLE ONLY headwater.consumer_lanes
+    ADD CONSTRAINT consumer_lanes_position FOREIGN KEY (group_name, topic, partition) REFERENCES headwater.consumer_positions(group_name, topic, partition) ON DELETE CASCADE;
+
+ALTER TABLE ONLY headwater.parked_messages
+    ADD CONSTRAINT parked_messages_key FOREIGN KEY (parked_key_id) REFERENCES headwater.parked_keys(parked_key_id);
 
 ALTER TABLE ONLY headwater.saga_deadlines
     ADD CONSTRAINT saga_deadlines_saga_fkey FOREIGN KEY (saga_type, saga_key) REFERENCES headwater.sagas(saga_type, saga_key) ON DELETE CASCADE;

@@ -100,6 +100,7 @@ def workers_of(
             instance_id=settings.instance_id,
             registry=service.events.registry,
             personal=parts.personal,
+            copy_dead_letters_to=service.copy_dead_letters_to,
         )
         retrier = DeadLetterRetrier.connect(
             service.subscriptions,

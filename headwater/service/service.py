@@ -6,10 +6,10 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias, TypeVar, get_args, overload
+from typing import Any, Literal, Self, TypeAlias, TypeVar, Unpack, get_args, overload
 from uuid import UUID
 
-from headwater.bus import DeadLetters, HandlerDecorator, Subscriptions, require_source
+from headwater.bus import DeadLetters, HandlerDecorator, HandlerOptions, MessageDeadLettered, Subscriptions, require_source
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.config import Settings, Source, load_settings
 from headwater.embedded import SHARED_SERVERS
@@ -79,6 +79,8 @@ class Service:
         settings: where the servers are; by default from the environment and the configuration file when the service opens.
         cached_streams_max: how many folded streams `decide` keeps in this process, at most; by default none. States must not be changed then.
         key_source: finds the keys of personal data that other services sealed; without one, their events come redacted.
+        copy_dead_letters_to: `MessageDeadLettered`, or a subclass: every dead letter is also appended as an event of this class, for whoever
+            subscribes to it.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Service:
         settings: Settings | None = None,
         cached_streams_max: int = 0,
         key_source: KeySource | None = None,
+        copy_dead_letters_to: type[MessageDeadLettered] | None = None,
     ) -> None:
         if not _NAME.fullmatch(name):
             raise UsageError(
@@ -107,31 +110,43 @@ class Service:
         self.choreography = Choreography(self.subscriptions)
         self.projections: dict[str, AnyProjection] = {}
         self._settings, self._cached_streams_max, self._key_source = settings, cached_streams_max, key_source
+        self.copy_dead_letters_to = copy_dead_letters_to
+        if copy_dead_letters_to is not None:
+            self.events.register(copy_dead_letters_to)
         self._parts: Parts | None = None
         self._stack: AsyncExitStack | None = None
 
     # -- defining -----------------------------------------------------------------------------------------------------
 
     @overload
-    def on(self, first: type[E1], /) -> HandlerDecorator[E1]: ...
+    def on(self, first: type[E1], /, **options: Unpack[HandlerOptions]) -> HandlerDecorator[E1]: ...
     @overload
-    def on(self, first: type[E1], second: type[E2], /) -> HandlerDecorator[E1 | E2]: ...
+    def on(self, first: type[E1], second: type[E2], /, **options: Unpack[HandlerOptions]) -> HandlerDecorator[E1 | E2]: ...
     @overload
-    def on(self, first: type[E1], second: type[E2], third: type[E3], /) -> HandlerDecorator[E1 | E2 | E3]: ...
+    def on(
+        self, first: type[E1], second: type[E2], third: type[E3], /, **options: Unpack[HandlerOptions]
+    ) -> HandlerDecorator[E1 | E2 | E3]: ...
     @overload
-    def on(self, *event_classes: type[Event]) -> HandlerDecorator[Any]: ...
-    def on(self, *event_classes: type[Event]) -> HandlerDecorator[Any]:
+    def on(self, *event_classes: type[Event], **options: Unpack[HandlerOptions]) -> HandlerDecorator[Any]: ...
+    def on(self, *event_classes: type[Event], **options: Unpack[HandlerOptions]) -> HandlerDecorator[Any]:
         """Register an `async def handler(event)` or `(event, context)` for these event classes.
 
         Its effects on the database and the position in the topic commit together: once, whatever crashes or is delivered again. Effects on
         other systems are not covered; give them `context.idempotency_key`.
 
+        A message that fails is tried again quickly, then parked: later messages of its stream wait behind it, and nothing else does. `retry` and
+        `on_error` say otherwise: `@service.on(OrderPlaced, on_error={PaymentDown: Park(), ValueError: DeadLetterIt()})`; see docs/retries.md.
+
+        Args:
+            options: see `headwater.bus.HandlerOptions`.
         Raises:
-            UsageError: at import, when the function cannot be a handler of these events.
+            UsageError: at import, when the function cannot be a handler of these events, or an option means nothing.
         """
-        decorator = self.subscriptions.on(*event_classes)
+        decorator = self.subscriptions.on(*event_classes, **options)
         for event_class in event_classes:
             self.events.register(event_class)
+        if copy_class := options.get("copy_dead_letters_to"):
+            self.events.register(copy_class)
         return decorator
 
     def saga(self, saga_class: SagaClassT) -> SagaClassT:

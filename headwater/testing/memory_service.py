@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast
 
-from headwater.bus import Consumer, ConsumerLimits, DeadLetter, RetryPolicy
+from headwater.bus import Consumer, ConsumerLimits, DeadLetter, DeadLetterIt, RetryPolicy
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import HandlerFailed, UsageError
 from headwater.eventstore import EventStore, LogTail, PersonalEventStore, WatchedEventStore
@@ -29,8 +29,8 @@ from headwater.testing.waiting import eventually
 
 SETTLE_SECONDS: Final = 5.0
 """How long handlers may take until a test calls it stuck."""
-_RETRY_POLICY: Final = RetryPolicy(attempts_max=3, first_delay_seconds=0.001, delay_factor=1.0, jitter=0.0)
-_LIMITS: Final = ConsumerLimits(idle_seconds=0.002)
+_RETRY_POLICY: Final = RetryPolicy(attempts_max=3, first_delay_seconds=0.001, delay_factor=1.0, jitter=0.0, then=DeadLetterIt())
+_LIMITS: Final = ConsumerLimits(idle_seconds=0.002, retry_delay_seconds_max=0.002)
 _DEADLINE_POLL_SECONDS: Final = 0.005
 
 
@@ -140,6 +140,8 @@ class MemoryService:
     async def _is_everything_handled(self) -> bool:
         topics = self._parts.topics
         await topics.relay()
+        if any(not row.state.is_stopped for row in self._parts.effects.parking.keys.values()):
+            return False
         for partition in topics.partitions(self._service.subscriptions.topics):
             position = self._parts.effects.position(self._service.name, partition)
             if position is None or position.next_offset < topics.range_of(partition).end:
@@ -164,6 +166,7 @@ class MemoryService:
             registry=self._service.events.registry,
             personal=parts.personal,
             retry_policy=_RETRY_POLICY,
+            copy_dead_letters_to=self._service.copy_dead_letters_to,
             limits=_LIMITS,
         )
         deadlines = DeadlineWorker(self._service.choreography, parts.effects, poll_seconds_max=_DEADLINE_POLL_SECONDS)

@@ -25,6 +25,8 @@ GRANT SELECT, INSERT, UPDATE ON
     headwater.consumer_positions, headwater.sagas
     TO {writer};
 GRANT SELECT, INSERT, UPDATE, DELETE ON headwater.dead_letters, headwater.projections, headwater.saga_deadlines, headwater.snapshots TO {writer};
+GRANT SELECT, INSERT, UPDATE, DELETE ON headwater.parked_keys, headwater.parked_messages, headwater.consumer_lanes TO {writer};
+GRANT SELECT ON headwater.parked_keys, headwater.parked_messages, headwater.consumer_lanes TO {reader};
 GRANT SELECT, INSERT ON headwater.saga_history, headwater.schemas, headwater.schema_versions TO {writer};
 GRANT SELECT ON
     headwater.leases, headwater.relay_checkpoints, headwater.relay_topics, headwater.relay_positions,
@@ -49,3 +51,4 @@ REVOKE ALL ON FUNCTION
     headwater.raise_repeated, headwater.scope_of, headwater.server_identity, headwater.share_scopes, headwater.take_append_lock
     FROM PUBLIC, {writer}, {reader};
 REVOKE ALL ON SEQUENCE headwater.streams_stream_id_seq, headwater.dead_letters_dead_letter_id_seq FROM PUBLIC, {writer}, {reader};
+REVOKE ALL ON SEQUENCE headwater.parked_keys_parked_key_id_seq, headwater.parked_messages_parked_message_id_seq FROM PUBLIC, {writer}, {reader};

@@ -6,11 +6,11 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 
-from headwater.bus import Context, RetryPolicy
+from headwater.bus import Context, EffectStore, RetryPolicy
 from headwater.messages import CAUSATION_ID, CORRELATION_ID
 from headwater.testing.conformance.bus_bed import CRASH_POINTS, LIMITS, WAIT_SECONDS, BusBed, Crash, CrashingEffects, Group, stopped
 from headwater.testing.waiting import eventually
@@ -137,7 +137,7 @@ class BusConformance:
                 expected.setdefault(stream, []).append(number)
             with pytest.raises(Crash, match=point):
                 async with asyncio.timeout(WAIT_SECONDS):
-                    await group.member(effects=CrashingEffects(group.bed.effects, point)).run()
+                    await group.member(effects=cast("EffectStore", CrashingEffects(group.bed.effects, point))).run()
         async with group.running():
             await group.until_handled(expected)
 

@@ -13,6 +13,7 @@ from headwater.bus import (
     ConsumerLimits,
     Context,
     DeadLetter,
+    DeadLetterIt,
     EffectStore,
     EffectTransaction,
     MessageSource,
@@ -30,7 +31,7 @@ from headwater.testing.waiting import eventually
 WAIT_SECONDS: Final = 30.0
 APPENDS_MAX: Final = 10
 """How often an append is tried when the store was cut off."""
-QUICK: Final = RetryPolicy(attempts_max=3, first_delay_seconds=0.01, delay_factor=1.0, jitter=0.0)
+QUICK: Final = RetryPolicy(attempts_max=3, first_delay_seconds=0.01, delay_factor=1.0, jitter=0.0, then=DeadLetterIt())
 LIMITS: Final = ConsumerLimits(batch_size_max=20, idle_seconds=0.02, reclaim_seconds=0.2, reconnect_seconds_max=0.2)
 
 
@@ -187,6 +188,9 @@ class CrashingEffects:
 
     async def confirm(self, group: str, claimed: PartitionPosition) -> PartitionPosition | None:
         return await self._effects.confirm(group, claimed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._effects, name)
 
     def transaction(self) -> AbstractAsyncContextManager[EffectTransaction]:
         return self._transaction()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headwater.bus import BatchContext, Context, RetryPolicy, Subscriptions
+from headwater.bus import BatchContext, Context, DeadLetterIt, RetryPolicy, Subscriptions
 from headwater.errors import TransactionConflict, UsageError
 from headwater.messages import Event
 from tests.unit.bus.world import OrderCancelled, OrderPlaced, StockReserved, World
@@ -35,7 +35,7 @@ async def test_a_batch_handler_gets_all_events_of_a_transaction_in_one_call() ->
 
 
 async def test_the_event_at_fault_is_found_and_the_others_are_handled_once() -> None:
-    world, calls = World(partition_count=1, retry_policy=RetryPolicy(attempts_max=2, jitter=0.0)), list[list[str]]()
+    world, calls = World(partition_count=1, retry_policy=RetryPolicy(attempts_max=2, jitter=0.0, then=DeadLetterIt())), list[list[str]]()
     gather(world, calls)
     skus = ["a", "b", "c", "poison1", "d", "e", "poison2", "f"]
     await world.place(*skus)
@@ -50,7 +50,7 @@ async def test_the_event_at_fault_is_found_and_the_others_are_handled_once() -> 
 
 
 async def test_single_and_batch_handlers_share_the_transaction() -> None:
-    world = World(partition_count=1, retry_policy=RetryPolicy(attempts_max=1))
+    world = World(partition_count=1, retry_policy=RetryPolicy(attempts_max=1, then=DeadLetterIt()))
     order: list[str] = []
 
     @world.subscriptions.on(OrderPlaced)
@@ -83,7 +83,7 @@ async def test_a_batch_handler_of_several_classes_keeps_their_order() -> None:
 
 
 async def test_a_conflict_in_a_batch_does_not_count_against_its_events() -> None:
-    world, failures = World(partition_count=1, retry_policy=RetryPolicy(attempts_max=1)), [3]
+    world, failures = World(partition_count=1, retry_policy=RetryPolicy(attempts_max=1, then=DeadLetterIt())), [3]
 
     @world.subscriptions.on(OrderPlaced)
     async def reserve_many(events: list[OrderPlaced], context: BatchContext) -> None:
