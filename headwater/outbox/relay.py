@@ -20,6 +20,7 @@ from headwater.outbox.ports import RelayBroker, RelayPositions, RelaySource
 from headwater.outbox.pump import Pump, RelayParts
 from headwater.outbox.session import ShardOpening
 from headwater.outbox.shards import RELAY_GROUP, SHARDS
+from headwater.outbox.topics import TopicDesk
 from headwater.randomness import SYSTEM_RANDOMNESS, Randomness
 from headwater.telemetry import logger
 
@@ -110,7 +111,7 @@ class Relay:
         self._doorbell = Doorbell(clock)
         self._parts = RelayParts(source, broker, positions, clock, randomness, self._doorbell, self._options, event_source, values)
         self._clock = clock
-        self._feeds = FeedPool(self._parts)
+        self._topics, self._feeds = TopicDesk(broker), FeedPool(self._parts)
         self._back_off = BackOff(clock, randomness)
         self._one_by_one = asyncio.Lock()
         self._memory = _Memory()
@@ -171,7 +172,7 @@ class Relay:
 
     async def _session(self, shard: _Shard) -> None:
         started_at = self._clock.monotonic()
-        opening = ShardOpening(self._parts, shard.holding, shard.stops, one_by_one=self._one_by_one)
+        opening = ShardOpening(self._parts, self._topics, shard.holding, shard.stops, one_by_one=self._one_by_one)
         async with opening.opened(self._memory.topics) as pump:
             shard.pump, shard.state = pump, "relaying"
             try:
