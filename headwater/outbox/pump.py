@@ -103,14 +103,14 @@ class Pump:
         return self._ledger.routed_through
 
     async def run(self, feeds: PumpFeeds, until: float) -> None:
-        """Relay until recalled, until that moment of the clock, or until the feed ends it for a topic that is not fenced yet.
+        """Relay until recalled, until that moment of the clock, until a stopped partition is due, or until the feed meets a topic not fenced yet.
 
         Returns with everything acknowledged and saved.
 
         Raises:
             RelayFenced, BrokerUnavailable, RecordRefused, StorageUnavailable: the session is over; the writer must be abandoned.
         """
-        for helper in (self._save_regularly(), self._end_at(until), self._end_when_recalled()):
+        for helper in (self._save_regularly(), self._end_at(min(until, self._stops.retry_at())), self._end_when_recalled()):
             self._begin(helper)
         try:
             feeds.attach(self)
@@ -163,6 +163,7 @@ class Pump:
             except (ValueError, TypeError) as error:
                 lane.is_stopped = True
                 self._stops.stop(lane.partition, position, f"{event.type} ({event.event_id}) cannot be encoded: {error}")
+                self._begin(self._end_at(self._stops.retry_at()))
             else:
                 lane.add(record, position, self._mark, self._writer.new_batch)
                 self.unacknowledged_bytes += len(record[1])
