@@ -37,8 +37,8 @@ async def _status(*, limit: int, json_output: bool) -> None:
         print_json(_status_facts(status))
         return
     print(_who_relays(status))
-    columns = ("shard", "held by", "term", "lease until", "relayed through", "saved", "waiting", "oldest from")
-    print_table(columns, [_shard_row(shard) for shard in status.shards], empty="there are no shards")
+    shard_columns = ("shard", "held by", "term", "lease until", "relayed through", "saved", "waiting", "oldest from")
+    print_table(shard_columns, [_shard_row(shard) for shard in status.shards], empty="there are no shards")
     print(
         f"The log can be read up to {shown(status.horizon)}. A shard's events wait among those counted; others of them are other shards'."
     )

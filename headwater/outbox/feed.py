@@ -63,6 +63,10 @@ class LogFeed:
         self._lane_of_stream: dict[str, Lane | None] = {}
         self._must_go_back = False
         self._progress = asyncio.Event()
+        self.horizon = position
+        """How far the log could be read when it was last looked at."""
+        self.head = position
+        """The last position that an event may have: the horizon, or, when nothing was left to read, the last event's."""
 
     def attach(self, pump: Pump) -> None:
         """Feed it from where it stands."""
@@ -108,6 +112,8 @@ class LogFeed:
                 if found is None:
                     self._end(self.pumps)
                     return
+                self.horizon = found.horizon
+                self.head = found.horizon if found.events else self.position
                 if found.events:
                     pause = POLL_SECONDS_MIN
                     ahead = asyncio.create_task(reader.read())
@@ -247,6 +253,16 @@ class FeedPool:
     def positions(self) -> list[int]:
         """How far each feed has read."""
         return sorted(feed.position for feed in self._feeds)
+
+    @property
+    def horizon(self) -> int | None:
+        """How far the log could be read when it was last looked at; None when nobody looks."""
+        return max((feed.horizon for feed in self._feeds), default=None)
+
+    def lag(self, pump: Pump) -> int | None:
+        """Positions that may hold events which Kafka has not acknowledged to this pump; None before it is fed."""
+        behind = pump.relayed_through.global_position
+        return next((max(0, feed.head - behind) for feed in self._feeds if pump in feed.pumps), None)
 
     async def close(self) -> None:
         """Wait until all have ended; nobody is fed any more."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol
 
 from headwater.clock import Clock
 from headwater.coordination import Holding
@@ -76,8 +76,9 @@ class Pump:
         self.lanes: dict[Partition, Lane] = {}
         self._ledger = Ledger(start)
         self._mark: SliceMark | None = None
-        self._group: asyncio.TaskGroup | None = None
-        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failures: list[BaseException] = []
+        self._over = asyncio.Event()
         self._moved: dict[Partition, PartitionPosition] = {}
         self._saved_through = start
         self._progress = asyncio.Event()
@@ -103,40 +104,49 @@ class Pump:
         return self._ledger.routed_through
 
     async def run(self, feeds: PumpFeeds, until: float) -> None:
-        """Relay until recalled, until that moment of the clock, or until the feed ends it for a topic that is not fenced yet.
+        """Relay until recalled, until that moment of the clock, until a stopped partition is due, or until the feed meets a topic not fenced yet.
 
         Returns with everything acknowledged and saved.
 
         Raises:
             RelayFenced, BrokerUnavailable, RecordRefused, StorageUnavailable: the session is over; the writer must be abandoned.
         """
+        for helper in (self._save_regularly(), self._end_at(min(until, self._stops.retry_at())), self._end_when_recalled()):
+            self._begin(helper)
         try:
-            async with asyncio.TaskGroup() as self._group:
-                helpers = [
-                    self._group.create_task(helper) for helper in (self._save_regularly(), self._end_at(until), self._end_when_recalled())
-                ]
-                feeds.attach(self)
-                try:
-                    await self._over
-                finally:
-                    feeds.detach(self)
-                await self._drain()
-                for helper in helpers:
-                    helper.cancel()
-        except BaseExceptionGroup as failures:
-            raise _most_telling(failures) from failures
+            feeds.attach(self)
+            try:
+                await self._over.wait()
+            finally:
+                feeds.detach(self)
+            await self._drain()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._failures:
+            raise _most_telling(self._failures)
         await self._save()
 
     def end(self) -> None:
         """Finish what is on its way, save and return from `run`."""
-        if not self._over.done():
-            self._over.set_result(None)
+        self._over.set()
 
-    def fail(self, error: Exception) -> None:
-        """Raise this from `run`: no more events will come."""
-        if not self._over.done():
-            self._over.set_exception(error)
-            self._over.exception()  # whoever runs it may be cancelled before it hears
+    def fail(self, error: BaseException) -> None:
+        """Raise this from `run`, unless something more telling fails, too."""
+        self._failures.append(error)
+        self._over.set()
+        self._progress.set()
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(error)
 
     # -- the feed's side ----------------------------------------------------------------------------------------------
 
@@ -154,6 +164,7 @@ class Pump:
             except (ValueError, TypeError) as error:
                 lane.is_stopped = True
                 self._stops.stop(lane.partition, position, f"{event.type} ({event.event_id}) cannot be encoded: {error}")
+                self._begin(self._end_at(self._stops.retry_at()))
             else:
                 lane.add(record, position, text, self._mark, self._writer.new_batch)
                 self.unacknowledged_bytes += len(record[1])
@@ -162,15 +173,9 @@ class Pump:
 
     def set_going(self, lane: Lane) -> None:
         """There is something in the lane to send."""
-        assert self._group is not None, "a pump that runs"
         if not lane.is_sending:
             lane.is_sending = True
-            sending = self._send(lane)
-            try:
-                self._group.create_task(sending)
-            except RuntimeError:
-                # The session fails at this moment: its group takes no more tasks, and the next session reads all this again.
-                sending.close()
+            self._begin(self._send(lane))
 
     def close_slice(self) -> None:
         """The slice is routed."""
@@ -201,7 +206,7 @@ class Pump:
         lane.is_sending = False
 
     async def _drain(self) -> None:
-        while self.unacknowledged_bytes:
+        while self.unacknowledged_bytes and not self._failures:
             self._progress.clear()
             await self._progress.wait()
 
@@ -233,18 +238,10 @@ class Pump:
                 del self._moved[partition]
 
 
-def _most_telling(failures: BaseExceptionGroup[Any]) -> BaseException:
+def _most_telling(failures: Sequence[BaseException]) -> BaseException:
     """One error for several lanes' failures: being fenced explains the rest, a refusal comes before what it made fail."""
-    leaves = list(_leaves(failures))
     for kind in (RelayFenced, RecordRefused):
-        for leaf in leaves:
-            if isinstance(leaf, kind):
-                return leaf
-    return next((leaf for leaf in leaves if not isinstance(leaf, HeadwaterError)), leaves[0])
-
-
-def _leaves(failures: BaseExceptionGroup[Any]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for failure in cast("tuple[BaseException, ...]", failures.exceptions):
-        found += _leaves(cast("BaseExceptionGroup[BaseException]", failure)) if isinstance(failure, BaseExceptionGroup) else [failure]
-    return found
+        for failure in failures:
+            if isinstance(failure, kind):
+                return failure
+    return next((failure for failure in failures if not isinstance(failure, HeadwaterError)), failures[0])

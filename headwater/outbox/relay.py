@@ -20,6 +20,7 @@ from headwater.outbox.ports import RelayBroker, RelayPositions, RelaySource
 from headwater.outbox.pump import Pump, RelayParts
 from headwater.outbox.session import ShardOpening
 from headwater.outbox.shards import RELAY_GROUP, SHARDS
+from headwater.outbox.topics import TopicDesk
 from headwater.randomness import SYSTEM_RANDOMNESS, Randomness
 from headwater.telemetry import logger
 
@@ -38,6 +39,8 @@ class ShardStatus:
     term: int
     relayed_through: Checkpoint | None
     """Every event of the shard up to here is acknowledged; None before the shard is fenced."""
+    lag_events: int | None
+    """Events of the log after that, at most: aborted appends count until the end of the log is reached. None before the log is read for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,14 @@ class RelayStatus:
     last_error: str | None = None
     stopped_partitions: tuple[Stop, ...] = ()
     relayed_count: int = 0
-    """Events that Kafka acknowledged to this relay since it was made."""
+    """Events that Kafka acknowledged to this relay since it was made; how fast it grows is the rate."""
+    horizon: int | None = None
+    """How far the log could be read when this relay last looked; None while it does not look."""
+
+    @property
+    def lag_events(self) -> int | None:
+        """Of the shard that is furthest behind; None when none of this relay's is known."""
+        return max((shard.lag_events for shard in self.shards if shard.lag_events is not None), default=None)
 
 
 @dataclass(slots=True)
@@ -63,10 +73,9 @@ class _Shard:
     state: str = "relaying"
     pump: Pump | None = None
 
-    @property
-    def status(self) -> ShardStatus:
-        relayed_through = None if self.pump is None else self.pump.relayed_through
-        return ShardStatus(self.holding.item, self.state, self.holding.lease.term, relayed_through)
+    def status(self, feeds: FeedPool) -> ShardStatus:
+        relayed_through, lag = (None, None) if self.pump is None else (self.pump.relayed_through, feeds.lag(self.pump))
+        return ShardStatus(self.holding.item, self.state, self.holding.lease.term, relayed_through, lag)
 
 
 @dataclass(slots=True)
@@ -110,7 +119,7 @@ class Relay:
         self._doorbell = Doorbell(clock)
         self._parts = RelayParts(source, broker, positions, clock, randomness, self._doorbell, self._options, event_source, values)
         self._clock = clock
-        self._feeds = FeedPool(self._parts)
+        self._topics, self._feeds = TopicDesk(broker), FeedPool(self._parts)
         self._back_off = BackOff(clock, randomness)
         self._one_by_one = asyncio.Lock()
         self._memory = _Memory()
@@ -131,16 +140,17 @@ class Relay:
         self._doorbell.ring()
 
     def status(self) -> RelayStatus:
-        """How it is now."""
+        """How it is now: for health checks and metrics. Asks nobody, so it is cheap; how far *others* got is in `read_outbox_status`."""
         memory = self._memory
         shards = sorted(memory.shards.values(), key=lambda shard: shard.holding.item)
         state = next((state for state in _STATES for shard in shards if shard.state == state), memory.state)
         return RelayStatus(
             state,
-            tuple(shard.status for shard in shards),
+            tuple(shard.status(self._feeds) for shard in shards),
             memory.last_error,
             tuple(stop for shard in shards for stop in shard.stops.stops.values()),
             memory.relayed_count + sum(shard.pump.relayed_count for shard in shards if shard.pump is not None),
+            self._feeds.horizon,
         )
 
     async def run(self) -> None:
@@ -171,11 +181,11 @@ class Relay:
 
     async def _session(self, shard: _Shard) -> None:
         started_at = self._clock.monotonic()
-        opening = ShardOpening(self._parts, shard.holding, shard.stops, one_by_one=self._one_by_one)
+        opening = ShardOpening(self._parts, self._topics, shard.holding, shard.stops, one_by_one=self._one_by_one)
         async with opening.opened(self._memory.topics) as pump:
             shard.pump, shard.state = pump, "relaying"
             try:
-                await pump.run(self._feeds, min(started_at + self._options.fence_age_seconds_max, shard.stops.retry_at()))
+                await pump.run(self._feeds, started_at + self._options.fence_age_seconds_max)
             finally:
                 shard.pump = None
                 self._memory.relayed_count += pump.relayed_count

@@ -16,6 +16,7 @@ from headwater.outbox.ports import FencedWriter, PartitionPosition, RelayProgres
 from headwater.outbox.pump import Pump, RelayParts
 from headwater.outbox.shards import shard_of, transactional_id
 from headwater.outbox.tails import Tail, find_tails
+from headwater.outbox.topics import TopicDesk
 from headwater.telemetry import logger
 
 _log = logger("outbox")
@@ -24,13 +25,13 @@ _log = logger("outbox")
 class ShardOpening:
     """From the lease of a shard to a pump that may run."""
 
-    def __init__(self, parts: RelayParts, holding: Holding, stops: StopList, *, one_by_one: asyncio.Lock) -> None:
+    def __init__(self, parts: RelayParts, topics: TopicDesk, holding: Holding, stops: StopList, *, one_by_one: asyncio.Lock) -> None:
         """Put it together.
 
         Args:
             one_by_one: among the shards of this process, for what all do under the same transactional id.
         """
-        self._parts, self._holding, self._stops, self._one_by_one = parts, holding, stops, one_by_one
+        self._parts, self._topics, self._holding, self._stops, self._one_by_one = parts, topics, holding, stops, one_by_one
         self._shard = holding.item
 
     @asynccontextmanager
@@ -70,7 +71,7 @@ class ShardOpening:
         writer: FencedWriter | None,
         counts: Mapping[str, int],
     ) -> Pump:
-        tails = await self._tails(identity, progress, partitions) if partitions else {}
+        tails: Mapping[Partition, Tail] = await self._tails(identity, progress, partitions) if partitions else dict[Partition, Tail]()
         start = await self._begin(progress, tails)
         pump = Pump(self._parts, self._holding, identity, writer, self._stops, counts, start)
         for partition, tail in tails.items():
@@ -91,7 +92,7 @@ class ShardOpening:
         _log.info("relay_before_fenced", shard=self._shard, predecessor=predecessor, partition_count=len(partitions))
 
     async def _partition_counts(self, topics: set[str], progress: RelayProgress) -> Mapping[str, int]:
-        counts: Mapping[str, int] = await self._parts.broker.ensure_topics(topics) if topics else dict[str, int]()
+        counts = await self._topics.ensure(topics)
         for topic, count in counts.items():
             if (was := progress.topics.get(topic, count)) != count:
                 raise RelayStopped(

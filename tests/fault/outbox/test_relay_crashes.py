@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[3]
 SEED = int(os.environ.get("HEADWATER_TEST_SEED", "20260711"))
 KILLS = full_count(6, 30)
 PAUSES = full_count(2, 10)
-SHARED_FAULTS = full_count(3, 24)
+SHARED_FAULTS = full_count(2, 24)
 LEASE_SECONDS = 0.6
 EVENTS_MAX = 60_000
 

@@ -11,7 +11,8 @@ import pytest
 from headwater.errors import BrokerUnavailable, LogDiverged, RecordRefused
 from headwater.eventstore import Checkpoint
 from headwater.kafka import Partition, Record, provenance_of
-from headwater.messages import ANY, NewEvent
+from headwater.kafka.values import EncodedValue, JsonEncoder
+from headwater.messages import ANY, NewEvent, RecordedEvent
 from headwater.outbox import SHARDS, PartitionPosition, Relay, RelayOptions
 from headwater.testing.memory_relay import MemoryPartition, MemoryRelayBroker, MemoryRelayPositions
 from headwater.testing.memory_store import MemoryEventStore
@@ -154,6 +155,32 @@ def _from(world: World, partition: Partition, first: int) -> set[int]:
     empty = {partition: []}
     wanted = {int(f.split(": ")[1].split()[0]) for f in faults_of(world.store.events, empty, {"order": 3}) if f.startswith(f"{partition}:")}
     return {position for position in wanted if position >= first}
+
+
+class PickyEncoder(JsonEncoder):
+    """Cannot encode one event, until it is mended."""
+
+    is_mended = False
+
+    def encode(self, event: RecordedEvent) -> EncodedValue:
+        if event.global_position == 25 and not self.is_mended:
+            raise ValueError("no")
+        return super().encode(event)
+
+
+async def test_an_event_that_cannot_be_encoded_is_tried_again_when_its_time_has_come(world: World) -> None:
+    """Though nothing else ends the session."""
+    values = PickyEncoder()
+    await world.append(100)
+    relay = Relay(world.store, world.broker, world.positions, event_source="/services/test", options=QUICK, values=values)
+    async with running(relay):
+        await eventually(lambda: [stop.position.global_position for stop in relay.status().stopped_partitions] == [25])
+        stopped = relay.status().stopped_partitions[0].partition
+        await eventually(lambda: {int(fault.split(": ")[1].split()[0]) for fault in world.faults()} == _from(world, stopped, 25))
+        values.is_mended = True
+        await world.all_relayed()
+    assert world.faults() == []
+    assert relay.status().stopped_partitions == ()
 
 
 @pytest.mark.parametrize("is_crashing", [False, True])

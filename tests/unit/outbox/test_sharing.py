@@ -16,6 +16,7 @@ from headwater.outbox import SHARDS, Relay, RelayOptions, shard_of
 from headwater.outbox.feed import NEAR_EVENTS
 from headwater.testing.waiting import eventually
 from tests.outbox_support import running
+from tests.support import full_count
 from tests.unit.outbox.test_relay import QUICK, World, positions_in
 
 BRIEF = RelayOptions(lease_seconds=0.2, checkpoint_seconds=0.005, poll_seconds_max=0.005, drain_seconds_max=0.2)
@@ -58,7 +59,7 @@ async def test_two_relays_share_the_shards_and_everything_arrives_once_in_order(
     assert world.faults() == []
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(full_count(6, 100)))
 async def test_relays_that_come_and_go_and_fail_leave_neither_hole_nor_duplicate(world: World, seed: int) -> None:
     """Leases run out under their holders, relays end with and without draining, writes fail before and after they arrive."""
     chance = random.Random(seed)
@@ -217,3 +218,27 @@ async def test_a_log_that_one_relay_moved_before_is_handed_to_all_shards(world: 
             with pytest.raises(Exception, match="fenced"):
                 await writer.send(partition, batch)
     assert world.faults() == []
+
+
+async def test_the_status_tells_lag_horizon_and_count(world: World) -> None:
+    relay = world.relay()
+    assert (relay.status().state, relay.status().lag_events, relay.status().horizon) == ("new", None, None)
+    writing, release = asyncio.Event(), asyncio.Event()
+
+    async def hold(_partition: Partition, _records: Sequence[Record]) -> None:
+        writing.set()
+        await release.wait()
+
+    await world.append(30, streams=40)
+    world.broker.before_write = hold
+    async with running(relay):
+        await writing.wait()
+        await eventually(lambda: relay.status().horizon == 30)
+        status = relay.status()
+        assert (status.state, status.relayed_count, status.lag_events) == ("relaying", 0, 30)
+        release.set()
+        await world.all_relayed()
+        await eventually(lambda: relay.status().lag_events == 0)
+        assert relay.status().relayed_count == 30
+    ended = relay.status()
+    assert (ended.state, ended.shards, ended.relayed_count, ended.horizon) == ("ended", (), 30, None)
