@@ -49,9 +49,9 @@ from headwater.bus.subscriptions import Handler, HandlerDecorator, Subscriptions
 from headwater.bus.values import ConsumerLimits, LastRecord, Move, PartitionPosition, SourceRecord
 
 __all__ = [
+    "ALL_STATUSES",
     "LOG_PARTITION_COUNT",
     "LOG_TOPIC_PREFIX",
-    "ALL_STATUSES",
     "OPEN_STATUSES",
     "Consumer",
     "ConsumerLimits",

@@ -44,6 +44,7 @@ class OrderConfirmed(Event):
 
 def shop(dsn: str, source: str | None = "postgres", *, setting: str = "kafka") -> Service:
     service = Service("shop", source=source, settings=Settings(postgres=dsn, kafka=NOBODY, source=setting))  # type: ignore[arg-type]
+
     @service.on(OrderPlaced)
     async def reserve(event: OrderPlaced, context: Context) -> None:
         if event.sku == "poison":
