@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
-from headwater.bus.reading import FindsRoute, Reading
+from headwater.bus.reading import EncodedRecords, FindsRoute, Reading
 from headwater.bus.values import SourceRecord
-from headwater.kafka import JSON_ENCODER, Envelope, Partition, Provenance, Record, encode_envelope
+from headwater.kafka import JSON_DECODER, JSON_ENCODER, Envelope, Partition, Provenance, Record, encode_envelope
 from headwater.messages import LOG_START, LogPosition, RecordedEvent
 
 LOG_TOPIC_PREFIX: Final = "log:"
@@ -74,18 +74,23 @@ def mark_record(partition: Partition, log_id: UUID, position: LogPosition, event
 
 
 class LogRecords:
-    """A `RecordReader` of the log's own records."""
+    """A `RecordReader` of the log's own records, and of those that were kept as a broker would hold them, and come back from there."""
+
+    def __init__(self) -> None:
+        self._kept = EncodedRecords(JSON_DECODER)
 
     async def prepare(self, records: Iterable[SourceRecord]) -> None:
         """Nothing to do."""
 
-    def provenance(self, record: SourceRecord) -> Provenance:
+    def provenance(self, record: SourceRecord) -> Provenance | None:
         """Which event of which log it is."""
-        assert isinstance(record, LogRecord), "it came from the log"
+        if not isinstance(record, LogRecord):
+            return self._kept.provenance(record)
         envelope = record.envelope
         return Provenance(envelope.log_id, envelope.position, envelope.event.event_id)
 
     def read(self, record: SourceRecord, find_route: FindsRoute) -> Reading:
         """The event as it was read."""
-        assert isinstance(record, LogRecord), "it came from the log"
+        if not isinstance(record, LogRecord):
+            return self._kept.read(record, find_route)
         return Reading(record.envelope, find_route(record.envelope.event.type) if record.is_wanted else None)

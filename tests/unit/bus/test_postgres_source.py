@@ -11,12 +11,14 @@ from uuid import uuid4
 
 import pytest
 
-from headwater.bus import Consumer, ConsumerLimits, Context, PostgresSource, Subscriptions, log_reading, log_topic
+from headwater.bus import Consumer, ConsumerLimits, Context, LogRecord, PostgresSource, Subscriptions, log_reading, log_topic
+from headwater.bus.log_records import LogRecords
+from headwater.bus.subscriptions import Route
 from headwater.eventstore import LogEpoch, LogIdentity
-from headwater.kafka import Partition
-from headwater.messages import ANY, LogPosition
+from headwater.kafka import Envelope, Partition
+from headwater.messages import ANY, CORRELATION_ID, LOG_START, LogPosition, NewEvent
 from headwater.testing import FakeClock, MemoryEventStore, SeededRandomness
-from headwater.testing.memory_bus import MemoryLogPartitions
+from headwater.testing.memory_bus import MemoryLogPartitions, MemoryRecord
 from headwater.testing.memory_effects import MemoryEffects
 from headwater.testing.memory_leases import MemoryLeases
 from tests.unit.bus.world import ROUNDS_MAX, OrderPlaced, StockReserved
@@ -244,3 +246,19 @@ async def test_what_was_not_read_yet_can_be_counted() -> None:
     closing = asyncio.create_task(source.close())
     await world.until(closing.done)
     await closing
+
+
+async def test_a_record_of_the_log_survives_being_kept_as_a_broker_would_hold_it() -> None:
+    """Parked messages and unreadable dead letters are kept as key, value, headers and timestamp, and read again from there."""
+    store = MemoryEventStore()
+    event = NewEvent("OrderPlaced", '{"sku": "Käse \\u0000", "quantity": 2}', {CORRELATION_ID: "c", "tenant": "Ä"})
+    await store.append("order-Käse 1", [event], expected_version=ANY)
+    (recorded,) = store.events
+    envelope = Envelope(recorded, uuid4(), LogPosition(3, recorded.global_position), LOG_START)
+    record = LogRecord(ORDERS[0], envelope)
+    kept = MemoryRecord(record.topic, record.partition, record.offset, record.timestamp, record.key, record.value, tuple(record.headers))
+    reader, route = LogRecords(), Route(OrderPlaced, ())
+    for found in (reader.read(record, lambda _: route), reader.read(kept, lambda _: route)):
+        assert (found.envelope, found.route, found.fault, found.value_fault) == (envelope, route, None, None)
+    assert reader.provenance(kept) == reader.provenance(record)
+    assert reader.read(kept, lambda _: None).route is None
