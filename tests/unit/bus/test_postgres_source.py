@@ -251,7 +251,7 @@ async def test_what_was_not_read_yet_can_be_counted() -> None:
 async def test_a_record_of_the_log_survives_being_kept_as_a_broker_would_hold_it() -> None:
     """Parked messages and unreadable dead letters are kept as key, value, headers and timestamp, and read again from there."""
     store = MemoryEventStore()
-    event = NewEvent("OrderPlaced", '{"sku": "Käse \\u0000", "quantity": 2}', {CORRELATION_ID: "c", "tenant": "Ä"})
+    event = NewEvent("OrderPlaced", '{"sku": "Käse", "quantity": 2}', metadata={CORRELATION_ID: "c", "tenant": "Ä"})
     await store.append("order-Käse 1", [event], expected_version=ANY)
     (recorded,) = store.events
     envelope = Envelope(recorded, uuid4(), LogPosition(3, recorded.global_position), LOG_START)
