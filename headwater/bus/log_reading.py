@@ -236,7 +236,7 @@ class LogReading:
         has_moved = False
         for strand in page.strands:
             has_moved |= self._hand_out(strand, received)
-        return {partition: records for partition, records in received.items()}, has_moved
+        return dict(received.items()), has_moved
 
     def _show(self, place: _Place, read: TailRead, received: dict[Partition, list[LogRecord]]) -> None:
         if not read.events:

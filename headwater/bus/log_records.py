@@ -17,7 +17,6 @@ LOG_TOPIC_PREFIX: Final = "log:"
 FIRST_OFFSET: Final = 1
 """An offset in the log is a global position; those begin at 1."""
 _SOURCE: Final = "/log"
-_PARKED_RECORDS: Final = EncodedRecords(JSON_DECODER)
 _NO_MOMENT: Final = datetime.fromtimestamp(0, UTC)
 
 
@@ -75,19 +74,23 @@ def mark_record(partition: Partition, log_id: UUID, position: LogPosition, event
 
 
 class LogRecords:
-    """A `RecordReader` of the log's own records."""
+    """A `RecordReader` of the log's own records, and of those that were kept as a broker would hold them, and come back from there."""
+
+    def __init__(self) -> None:
+        self._kept = EncodedRecords(JSON_DECODER)
 
     async def prepare(self, records: Iterable[SourceRecord]) -> None:
         """Nothing to do."""
 
-    def provenance(self, record: SourceRecord) -> Provenance:
+    def provenance(self, record: SourceRecord) -> Provenance | None:
         """Which event of which log it is."""
-        assert isinstance(record, LogRecord), "it came from the log"
+        if not isinstance(record, LogRecord):
+            return self._kept.provenance(record)
         envelope = record.envelope
         return Provenance(envelope.log_id, envelope.position, envelope.event.event_id)
 
     def read(self, record: SourceRecord, find_route: FindsRoute) -> Reading:
-        """The event as it was read; one that was parked meanwhile was encoded for that."""
+        """The event as it was read."""
         if not isinstance(record, LogRecord):
-            return _PARKED_RECORDS.read(record, find_route)
+            return self._kept.read(record, find_route)
         return Reading(record.envelope, find_route(record.envelope.event.type) if record.is_wanted else None)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Any, Final, cast
 
 import pytest
 
 from headwater.bus import Context, EffectStore, RetryPolicy
+from headwater.clock import SYSTEM_CLOCK
 from headwater.messages import CAUSATION_ID, CORRELATION_ID
+from headwater.randomness import SeededRandomness
 from headwater.testing.conformance.bus_bed import CRASH_POINTS, LIMITS, WAIT_SECONDS, BusBed, Crash, CrashingEffects, Group, stopped
 from headwater.testing.waiting import eventually
 
@@ -30,9 +30,9 @@ class BusConformance:
     pytestmark = pytest.mark.asyncio
 
     @pytest.fixture
-    async def group(self, bed: BusBed) -> AsyncGenerator[Group]:
+    async def group(self, bed: BusBed) -> Group:
         """One group of handlers on the bed."""
-        yield Group(bed)
+        return Group(bed)
 
     # -- effects ------------------------------------------------------------------------------------------------------
 
@@ -173,7 +173,7 @@ class BusConformance:
         task = asyncio.create_task(group.member().run())
         await asyncio.wait_for(entered.wait(), WAIT_SECONDS)
         task.cancel()
-        await asyncio.sleep(0)
+        await SYSTEM_CLOCK.sleep(0)
         released.set()
         with suppress(asyncio.CancelledError):
             await task
@@ -211,7 +211,7 @@ class BusConformance:
         """Two members; at moments that nobody chose one of them ends and another begins, while events are appended."""
         group.handle_all()
         expected: dict[str, list[int]] = {}
-        chance = random.Random(7)
+        chance = SeededRandomness(7)
         tasks = [asyncio.create_task(group.member().run()) for _ in range(2)]
         try:
             for number in range(40):
@@ -219,7 +219,7 @@ class BusConformance:
                 await group.place(stream, number)
                 expected.setdefault(stream, []).append(number)
                 if number % 13 == 12:
-                    await asyncio.sleep(chance.uniform(0, 0.1))
+                    await SYSTEM_CLOCK.sleep(chance.uniform(0, 0.1))
                     await stopped(tasks.pop(0))
                     tasks.append(asyncio.create_task(group.member().run()))
             await group.until_handled(expected)

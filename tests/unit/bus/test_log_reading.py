@@ -124,13 +124,7 @@ async def run_at_random(seed: int) -> dict[str, int]:
                 last = bed.given[partition].pop()
                 bed.reading.start_at(partition, last.offset)
             case 6:
-                # Cancelled between two looks at what was given; a call that ended gave it.
-                task = asyncio.create_task(bed.receive(timeout=0.001))
-                for _ in range(chance.randrange(12)):
-                    await asyncio.sleep(0)
-                cancelled += task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+                cancelled += await receive_and_cancel(bed)
             case _:
                 await bed.receive()
     for partition in begun:
@@ -140,6 +134,17 @@ async def run_at_random(seed: int) -> dict[str, int]:
         assert bed.events(partition) == bed.own(partition, offset), f"seed {seed}, {partition}"
     await bed.close()
     return {"events": len(bed.store.events), "partitions": len(begun), "cancelled": cancelled}
+
+
+async def receive_and_cancel(bed: Bed) -> bool:
+    """A call that is cancelled somewhere; one that ended before gave what it had."""
+    task = asyncio.create_task(bed.receive(timeout=0.001))
+    for _ in range(bed.chance.randrange(12)):
+        await asyncio.sleep(0)
+    was_cancelled = task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    return was_cancelled
 
 
 async def test_a_partition_that_lags_holds_up_no_other_and_joins_them() -> None:

@@ -17,6 +17,7 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "postgres": ("postgresql://file/db", "postgresql://environment/db", "postgresql://argument/db"),
     "postgres_pooling": ("transaction", "session", "transaction"),
     "schema": ("file", "environment", "argument"),
+    "source": ("postgres", "kafka", "postgres"),
     "kafka": ("file:1", "environment:1", "argument:1"),
     "kafka_security_protocol": ("SSL", "SASL_PLAINTEXT", "SASL_SSL"),
     "kafka_sasl_mechanism": ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"),
