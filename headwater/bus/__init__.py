@@ -45,11 +45,12 @@ from headwater.bus.postgres import DeadLetters, PostgresEffects
 from headwater.bus.retries import DeadLetterIt, ErrorAction, OnError, Park, RetryPolicy, Skip, Stop
 from headwater.bus.retrying import DeadLetterRetrier, LetterRetries, PostgresLetterRetries
 from headwater.bus.subscriptions import Handler, HandlerDecorator, HandlerOptions, Subscriptions
-from headwater.bus.values import ConsumerLimits, LastRecord, Move, PartitionPosition, SourceRecord
+from headwater.bus.values import LANE_TRANSACTIONS_MAX, ConsumerLimits, LastRecord, Move, PartitionPosition, SourceRecord
 
 __all__ = [
     "ALL_STATUSES",
     "LANES_MAX",
+    "LANE_TRANSACTIONS_MAX",
     "OPEN_STATUSES",
     "PARKED_STATUSES",
     "Consumer",

@@ -934,6 +934,19 @@ UNION ALL
     archived.recorded_at
    FROM headwater.archived_events archived;
 
+CREATE TABLE headwater.consumer_lanes (
+    group_name text NOT NULL COLLATE pg_catalog."C",
+    topic text NOT NULL COLLATE pg_catalog."C",
+    partition integer NOT NULL,
+    handler_name text NOT NULL COLLATE pg_catalog."C",
+    lane_count integer NOT NULL,
+    lane integer NOT NULL,
+    epoch bigint NOT NULL,
+    mark bigint DEFAULT '-1'::integer NOT NULL,
+    CONSTRAINT consumer_lanes_lane_range CHECK (((lane >= 0) AND (lane < lane_count)))
+)
+WITH (fillfactor='50');
+
 CREATE TABLE headwater.consumer_positions (
     group_name text NOT NULL COLLATE pg_catalog."C",
     topic text NOT NULL COLLATE pg_catalog."C",
@@ -1257,6 +1270,9 @@ ALTER TABLE ONLY headwater.archived_events
 ALTER TABLE ONLY headwater.archived_events
     ADD CONSTRAINT archived_events_stream_id_version_key UNIQUE (stream_id, version);
 
+ALTER TABLE ONLY headwater.consumer_lanes
+    ADD CONSTRAINT consumer_lanes_pkey PRIMARY KEY (group_name, topic, partition, handler_name, lane_count, lane);
+
 ALTER TABLE ONLY headwater.consumer_positions
     ADD CONSTRAINT consumer_positions_pkey PRIMARY KEY (group_name, topic, partition);
 
@@ -1359,6 +1375,9 @@ CREATE INDEX sagas_status_idx ON headwater.sagas USING btree (status, started_at
 CREATE INDEX streams_closed_idx ON headwater.streams USING btree (stream_id) WHERE (closed_at IS NOT NULL);
 
 CREATE INDEX streams_to_archive_idx ON headwater.streams USING btree (stream_id) WHERE ((closed_at IS NOT NULL) AND (archived_at IS NULL));
+
+ALTER TABLE ONLY headwater.consumer_lanes
+    ADD CONSTRAINT consumer_lanes_position FOREIGN KEY (group_name, topic, partition) REFERENCES headwater.consumer_positions(group_name, topic, partition) ON DELETE CASCADE;
 
 ALTER TABLE ONLY headwater.parked_messages
     ADD CONSTRAINT parked_messages_key FOREIGN KEY (parked_key_id) REFERENCES headwater.parked_keys(parked_key_id);
