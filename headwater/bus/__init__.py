@@ -50,11 +50,12 @@ from headwater.bus.reading import EncodedRecords, Reading, RecordReader
 from headwater.bus.retries import DeadLetterIt, ErrorAction, OnError, Park, RetryPolicy, Skip, Stop
 from headwater.bus.retrying import DeadLetterRetrier, LetterRetries, PostgresLetterRetries
 from headwater.bus.subscriptions import Handler, HandlerDecorator, HandlerOptions, Subscriptions
-from headwater.bus.values import ConsumerLimits, LastRecord, Move, PartitionPosition, SourceRecord
+from headwater.bus.values import LANE_TRANSACTIONS_MAX, ConsumerLimits, LastRecord, Move, PartitionPosition, SourceRecord
 
 __all__ = [
     "ALL_STATUSES",
     "LANES_MAX",
+    "LANE_TRANSACTIONS_MAX",
     "LOG_PARTITION_COUNT",
     "LOG_TOPIC_PREFIX",
     "OPEN_STATUSES",

@@ -30,8 +30,10 @@ from headwater.bus.subscriptions import Handler
 from headwater.bus.values import ConsumerLimits
 from headwater.errors import WrongExpectedVersion
 
-Job = Callable[[], Awaitable[bool]]
-"""Something to do in a lane; False where it was not done, and the lane goes no further."""
+Handling = Callable[[], Awaitable[bool]]
+"""Handles a message; False where it was not done, and the lane goes no further."""
+Attempt = Callable[[], Awaitable[None]]
+"""Tries what is parked."""
 
 
 @dataclass(slots=True, eq=False)
@@ -40,7 +42,9 @@ class _LaneQueue:
 
     lane: Lane
     work: PartitionWork
-    jobs: deque[Job] = field(default_factory=deque[Job])
+    messages: deque[Handling] = field(default_factory=deque[Handling])
+    parked: deque[Attempt] = field(default_factory=deque[Attempt])
+    """These come first: a message may have to wait until one of them has made room."""
     task: asyncio.Task[None] | None = None
     is_waiting: bool = False
     """Between two attempts: it may be interrupted."""
@@ -86,30 +90,35 @@ class Lanes:
         messages, work.for_lanes = work.for_lanes, []
         for message in messages:
             for handler in message.lane_handlers:
-                self._put(work, handler, message.key, self._handling_of(message, handler))
+                queue = self._queue(work, handler, message.key)
+                queue.messages.append(self._handling_of(message, handler))
+                self._begin(queue)
 
     def take_parked(self, work: PartitionWork, parked: ParkedKey, handler: Handler) -> None:
         """Let the lane of a parked key try it."""
         parked.is_in_lane = True
 
-        async def attempt() -> bool:
+        async def attempt() -> None:
             try:
                 async with self._turns:
                     await self._parking.try_next(work, parked)
             finally:
                 parked.is_in_lane = False
-            return True
 
-        self._put(work, handler, parked.key, attempt)
+        queue = self._queue(work, handler, parked.key)
+        queue.parked.append(attempt)
+        self._begin(queue)
 
-    def _put(self, work: PartitionWork, handler: Handler, key: str, job: Job) -> None:
+    def _queue(self, work: PartitionWork, handler: Handler, key: str) -> _LaneQueue:
         lane = Lane(handler.name, handler.lanes, lane_of(key, handler.lanes))
         queues = self._queues.setdefault(work, {})
         if (queue := queues.get(lane)) is None:
             queue = queues[lane] = _LaneQueue(lane, work)
-        queue.jobs.append(job)
-        if queue.task is None and self._may_begin(work):
-            name = f"headwater lane {lane.number} of {lane.handler_name}"
+        return queue
+
+    def _begin(self, queue: _LaneQueue) -> None:
+        if queue.task is None and self._may_begin(queue.work):
+            name = f"headwater lane {queue.lane.number} of {queue.lane.handler_name}"
             queue.task = asyncio.create_task(self._work_through(queue), name=name)
             self._running.add(queue)
 
@@ -118,10 +127,13 @@ class Lanes:
 
     async def _work_through(self, queue: _LaneQueue) -> None:
         try:
-            while queue.jobs and self._may_begin(queue.work):
-                if not await queue.jobs[0]():
+            while (queue.parked or queue.messages) and self._may_begin(queue.work):
+                if queue.parked:
+                    await queue.parked.popleft()()
+                elif await queue.messages[0]():
+                    queue.messages.popleft()
+                else:
                     return
-                queue.jobs.popleft()
         except Exception as error:  # noqa: BLE001 - the consumer's loop raises it again; no lane of this partition begins anything meanwhile
             self.troubles.setdefault(queue.work, error)
         finally:
@@ -163,7 +175,7 @@ class Lanes:
 
     # -- one message ---------------------------------------------------------------------------------------------------
 
-    def _handling_of(self, message: Message, handler: Handler) -> Job:
+    def _handling_of(self, message: Message, handler: Handler) -> Handling:
         async def handle() -> bool:
             return await self._handle(message, handler)
 
@@ -172,9 +184,12 @@ class Lanes:
     async def _handle(self, message: Message, handler: Handler) -> bool:
         """Handle the message, park it, or whatever its policy says; False where the partition was given up or stopped first."""
         work = message.work
-        queue = self._queues[work][Lane(handler.name, handler.lanes, lane_of(message.key, handler.lanes))]
+        queue = self._queue(work, handler, message.key)
         failing = FailingMessage(message.offset, due_at=0.0)
         while self._may_begin(work):
+            if queue.parked:
+                await queue.parked.popleft()()
+                continue
             parked = work.parked.of(message.key).get(handler.name)
             if parked is not None and not self._judging.has_room(work):
                 await self._wait(queue, ROOM_SECONDS)

@@ -9,7 +9,15 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, TypeVar, Unpack, get_args, overload
 from uuid import UUID
 
-from headwater.bus import DeadLetters, HandlerDecorator, HandlerOptions, MessageDeadLettered, Subscriptions, require_source
+from headwater.bus import (
+    LANE_TRANSACTIONS_MAX,
+    DeadLetters,
+    HandlerDecorator,
+    HandlerOptions,
+    MessageDeadLettered,
+    Subscriptions,
+    require_source,
+)
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.config import Settings, Source, load_settings
 from headwater.embedded import SHARED_SERVERS
@@ -28,7 +36,7 @@ from headwater.eventstore import (
 )
 from headwater.kafka import JSON_DECODER, JSON_ENCODER, KafkaSecurity, KafkaSettings, ValueDecoder, ValueEncoder, check_broker
 from headwater.messages import Event, are_events_personal
-from headwater.postgres import CallerConnection, Database, apply_migrations, require_current_schema, topic_prefix
+from headwater.postgres import CONNECTIONS_MAX, CallerConnection, Database, apply_migrations, require_current_schema, topic_prefix
 from headwater.privacy import ForgottenSubject, KeySource, MasterKey, PersonalData, PostgresSubjectKeys, require_cipher
 from headwater.projections import (
     READ_TIMEOUT_SECONDS,
@@ -241,7 +249,14 @@ class Service:
         await SHARED_SERVERS.start(postgres=settings.postgres is None, kafka=needs_kafka and settings.kafka is None)
         dsn = settings.postgres or await SHARED_SERVERS.database(self.name)
         database = await stack.enter_async_context(
-            Database(dsn, application_name=f"headwater {self.name}", schema=settings.log_schema, pooling=settings.postgres_pooling)
+            Database(
+                dsn,
+                # What handlers in lanes may hold open does not starve everything else.
+                connections_max=CONNECTIONS_MAX + min(sum(self.subscriptions.lane_counts.values()), LANE_TRANSACTIONS_MAX),
+                application_name=f"headwater {self.name}",
+                schema=settings.log_schema,
+                pooling=settings.postgres_pooling,
+            )
         )
         async with database.connection() as connection:
             if settings.postgres is None:

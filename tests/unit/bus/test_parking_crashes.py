@@ -15,7 +15,7 @@ from headwater.kafka import Partition
 from tests.support import full_count
 from tests.unit.bus.world import OrderPlaced, StockReserved, World
 
-SEEDS = full_count(12, 600)
+SEEDS = full_count(12, 200)
 TURNS_MAX = 5_000
 CUT_OFF = ConsumerLimits(shutdown_seconds_max=0.0, parked_batch_size_max=3, batch_size_max=7)
 POLICY = RetryPolicy(attempts_max=2, jitter=0.0, then=Park(attempts_max=3, first_delay_seconds=0.5, delay_factor=2.0, jitter=0.0))
