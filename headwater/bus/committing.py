@@ -14,6 +14,7 @@ from headwater.bus.retries import CONFLICTS_MAX, FailingMessage, HandlerFault, R
 from headwater.bus.values import ConsumerLimits, Move
 from headwater.errors import PartitionLost, WrongExpectedVersion
 from headwater.kafka import Partition
+from headwater.metrics import BATCH_SECONDS, DEAD_LETTERS, HANDLER_RETRIES, MESSAGES_HANDLED, NO_HANDLER
 from headwater.randomness import Randomness
 from headwater.telemetry import logger
 
@@ -47,6 +48,12 @@ class Committing:
         self._handling: Final = MessageHandling(surroundings, limits)
         self.is_stopping = False
         """Begin nothing new."""
+        self.progressed_at = surroundings.clock.monotonic()
+        """When work last got on."""
+
+    def progressed(self) -> None:
+        """Something ended, well or not."""
+        self.progressed_at = self._surroundings.clock.monotonic()
 
     # -- many at once --------------------------------------------------------------------------------------------------
 
@@ -59,6 +66,7 @@ class Committing:
         """
         pieces = [messages]
         while pieces and not self.is_stopping:
+            self.progressed()
             piece = [message for message in pieces.pop() if message.work.may_apply(message.offset)]
             if not piece:
                 continue
@@ -74,12 +82,19 @@ class Committing:
                     pieces.append(piece[done:])
 
     async def _commit(self, messages: Sequence[Message]) -> int:
+        clock, metrics, group = self._surroundings.clock, self._surroundings.metrics, self._surroundings.group
+        begun_at = clock.monotonic()
         async with self._effects.transaction() as transaction:
             outcome = await self._handling.handle_batch(transaction, messages)
             ends = {message.work: message.offset for message in messages[: outcome.done]}
             moves = await self._advance(transaction, ends.items())
         for work, move in zip(ends, moves, strict=True):
             work.commit(move.after)
+        metrics.observe(BATCH_SECONDS, clock.monotonic() - begun_at, group)
+        metrics.add(MESSAGES_HANDLED, outcome.handled, group)
+        if outcome.unreadable:
+            metrics.add(DEAD_LETTERS, outcome.unreadable, group, NO_HANDLER)
+        self._handling.times.tell()
         _log.debug("batch_committed", record_count=outcome.done, handled_count=outcome.handled, partition_count=len(moves))
         return outcome.done
 
@@ -132,7 +147,10 @@ class Committing:
             self._give_up_in_time(message, failing, error)
             return
         message.work.commit(move.after)
+        self._handling.times.tell()
+        self._surroundings.metrics.add(MESSAGES_HANDLED, 1, self._surroundings.group)
         for letter in letters:
+            self._surroundings.metrics.add(DEAD_LETTERS, 1, self._surroundings.group, letter.handler_name or NO_HANDLER)
             _log.error(
                 "dead_letter_stored", **_facts(message), handler=letter.handler_name, attempts=letter.attempts, error=letter.error_message
             )
@@ -142,6 +160,7 @@ class Committing:
         for handler in message.handlers:
             if handler.name in failing.given_up:
                 continue
+            self.progressed()
             try:
                 await self._handling.handle_guarded(transaction, message, handler)
             except HandlerFault as fault:
@@ -167,6 +186,7 @@ class Committing:
         failing.due_at = clock.monotonic() + delay
         for fault in faults:
             failing.note(fault.handler_name, fault.error, clock.now())
+            self._surroundings.metrics.add(HANDLER_RETRIES, 1, self._surroundings.group, fault.handler_name)
             _log.warning(
                 "handler_failed",
                 **_facts(message),

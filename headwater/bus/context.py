@@ -23,6 +23,7 @@ from headwater.messages import (
     NewEvent,
     RecordedEvent,
 )
+from headwater.metrics import NO_METRICS, Metrics
 from headwater.postgres import CallerConnection, Connection
 from headwater.privacy import REDACTING, OpensEvents
 
@@ -56,6 +57,7 @@ class HandlerSurroundings:
     clock: Clock = SYSTEM_CLOCK
     personal: OpensEvents = REDACTING
     """Opens the personal data of messages."""
+    metrics: Metrics = NO_METRICS
 
 
 class Context:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +17,9 @@ from headwater.bus.subscriptions import Handler
 from headwater.bus.values import ConsumerLimits
 from headwater.errors import HandlerFailed, InvalidEvent, SchemaError, StorageUnavailable, TransactionConflict, WrongExpectedVersion
 from headwater.messages import TRACEPARENT, Event
+from headwater.metrics import HandlerTimes
 from headwater.telemetry import Correlation, correlate
+from headwater.tracing import NO_SPAN, consumer_span, is_on
 
 NOT_THE_MESSAGE: Final = (StorageUnavailable, TransactionConflict, WrongExpectedVersion)
 """Failures for which the message is not to blame: they are waited out and do not count."""
@@ -30,6 +33,8 @@ class BatchOutcome:
     """So many messages, from the first, are ready to commit."""
     handled: int = 0
     """Those of them that had handlers."""
+    unreadable: int = 0
+    """Those of them that no relay wrote."""
 
 
 class MessageHandling:
@@ -37,6 +42,8 @@ class MessageHandling:
 
     def __init__(self, surroundings: HandlerSurroundings, limits: ConsumerLimits) -> None:
         self._surroundings, self._limits = surroundings, limits
+        self._is_traced = False
+        self.times: Final = HandlerTimes(surroundings.metrics, surroundings.clock, surroundings.group)
 
     async def handle_batch(self, transaction: EffectTransaction, messages: Sequence[Message]) -> BatchOutcome:
         """Give every message to its handlers, until all are done or the batch has taken long enough.
@@ -68,6 +75,7 @@ class MessageHandling:
                 await self._handle(transaction, message, outcome.done)
                 outcome.handled += 1
             elif message.fault is not None:
+                outcome.unreadable += 1
                 letters.append(unreadable(self._surroundings.group, message.work.partition, message.record, message.fault, clock.now()))
             outcome.done += 1
             if message.handlers and clock.monotonic() > deadline:
@@ -102,6 +110,7 @@ class MessageHandling:
 
     async def _open(self, messages: Sequence[Message]) -> None:
         """Open the personal data of those that have some; one that was altered is left closed, for `typed_event` to tell."""
+        self._is_traced = is_on()
         sealed = [message for message in messages if message.is_sealed]
         if not sealed:
             return
@@ -121,17 +130,10 @@ class MessageHandling:
             raise HandlerFault(index, message.handlers[0].name, error, is_permanent=True) from error
 
     async def _call(self, transaction: EffectTransaction, message: Message, event: Event, handler: Handler, index: int) -> None:
+        begun_at = self.times.begin()
         try:
-            if handler.takes_context:
-                assert message.opened is not None, "its event was decoded before"
-                context = Context(self._surroundings, transaction, message.opened, handler.name)
-                try:
-                    await handler.function(event, context)
-                finally:
-                    context.close()
-                transaction.require_open()
-            else:
-                await handler.function(event)
+            with self._span(message, handler) if self._is_traced else NO_SPAN:
+                await self._run(transaction, message, event, handler)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -141,6 +143,32 @@ class MessageHandling:
         except Exception as error:
             meaning = transaction.interpret(error)
             raise HandlerFault(index, handler.name, meaning, counts=not isinstance(meaning, NOT_THE_MESSAGE)) from error
+        finally:
+            self.times.end(handler.name, begun_at)
+
+    async def _run(self, transaction: EffectTransaction, message: Message, event: Event, handler: Handler) -> None:
+        if handler.takes_context:
+            assert message.opened is not None, "its event was decoded before"
+            context = Context(self._surroundings, transaction, message.opened, handler.name)
+            try:
+                await handler.function(event, context)
+            finally:
+                context.close()
+            transaction.require_open()
+        else:
+            await handler.function(event)
+
+    def _span(self, message: Message, handler: Handler) -> AbstractContextManager[None]:
+        assert message.envelope is not None, "a message with handlers has an envelope"
+        recorded = message.envelope.event
+        return consumer_span(
+            handler.name,
+            group=self._surroundings.group,
+            topic=message.record.topic,
+            event_id=str(recorded.event_id),
+            event_type=recorded.type,
+            metadata=recorded.metadata,
+        )
 
     def _too_slow(self, message: Message, index: int, handler: Handler | None = None) -> HandlerFault:
         name = (handler or message.handlers[-1]).name if message.handlers else "(none)"

@@ -12,6 +12,7 @@ from headwater.errors import HeadwaterError, RecordRefused, RelayFenced
 from headwater.eventstore import Checkpoint, LogIdentity, LogSlice
 from headwater.kafka import Envelope, Partition, ValueEncoder, encode_envelope, event_topic, partition_of, topic_of
 from headwater.messages import LogPosition, RecordedEvent, category_of
+from headwater.metrics import NO_METRICS, RELAY_EVENTS, Metrics
 from headwater.outbox.doorbell import Doorbell
 from headwater.outbox.lanes import Lane, Ledger, SliceMark, StopList, acknowledged
 from headwater.outbox.options import POLL_SECONDS_MIN, SLICE_BYTES_TARGET, SLICE_EVENTS_FIRST, UNACKNOWLEDGED_BYTES_MAX, RelayOptions
@@ -36,6 +37,7 @@ class RelayParts:
     event_source: str
     """The CloudEvents source of every record."""
     values: ValueEncoder
+    metrics: Metrics = NO_METRICS
 
 
 class LogReader:
@@ -183,6 +185,7 @@ class Pump:
             self._ledger.settle(load.mark)
             self._unacknowledged_bytes -= load.byte_count
             self.relayed_count += load.batch.record_count
+            self._parts.metrics.add(RELAY_EVENTS, load.batch.record_count)
             self._progress.set()
             _log.debug("events_relayed", partition=str(lane.partition), position=str(load.last), event_count=load.batch.record_count)
         lane.is_sending = False

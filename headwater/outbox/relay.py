@@ -11,6 +11,7 @@ from uuid import UUID, uuid5
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import HeadwaterError, LogDiverged, RecordRefused, RelayFenced, RelayStopped
 from headwater.kafka import JSON_ENCODER, ValueEncoder
+from headwater.metrics import NO_METRICS, RELAY_FAILURES, Metrics
 from headwater.outbox.doorbell import Doorbell
 from headwater.outbox.lanes import Stop, StopList
 from headwater.outbox.options import (
@@ -58,6 +59,7 @@ class Relay:
         values: ValueEncoder = JSON_ENCODER,
         instance_id: str | None = None,
         options: RelayOptions | None = None,
+        metrics: Metrics = NO_METRICS,
         clock: Clock = SYSTEM_CLOCK,
         randomness: Randomness = SYSTEM_RANDOMNESS,
     ) -> None:
@@ -73,7 +75,10 @@ class Relay:
         self._options = options or RelayOptions()
         self._doorbell = Doorbell(clock)
         self._stops = StopList(clock, self._options.stop_retry_seconds)
-        self._parts = RelayParts(source, broker, positions, clock, self._doorbell, self._stops, self._options, event_source, values)
+        self._parts = RelayParts(
+            source, broker, positions, clock, self._doorbell, self._stops, self._options, event_source, values, metrics
+        )
+        self._metrics = metrics
         self._clock, self._randomness = clock, randomness
         self._holder = randomness.uuid7() if instance_id is None else uuid5(_HOLDERS, instance_id)
         self._stopping = asyncio.Event()
@@ -169,6 +174,7 @@ class Relay:
     async def _failed(self, error: Exception) -> None:
         """Tell, wait, and let the caller start over."""
         self._last_error = f"{type(error).__name__}: {error}"
+        self._metrics.add(RELAY_FAILURES, 1, type(error).__name__)
         if isinstance(error, RelayFenced):
             # Perhaps by one of our own name, started when this process was taken for dead: from now on we wait for our turn like any other.
             self._holder = self._randomness.uuid7()

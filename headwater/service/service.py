@@ -28,6 +28,7 @@ from headwater.eventstore import (
 )
 from headwater.kafka import JSON_ENCODER, KafkaSecurity, KafkaSettings, ValueEncoder, check_broker
 from headwater.messages import Event, are_events_personal
+from headwater.metrics import NO_METRICS, Metrics
 from headwater.postgres import CallerConnection, Database, apply_migrations, require_current_schema, topic_prefix
 from headwater.privacy import ForgottenSubject, KeySource, MasterKey, PersonalData, PostgresSubjectKeys, require_cipher
 from headwater.projections import (
@@ -48,7 +49,7 @@ from headwater.sagas import definition_of as saga_definition_of
 from headwater.schemas import AvroDecoder, AvroEncoder, KafkaSchemaBoard, PostgresSchemas, SchemaBoard, SchemaRegistry
 from headwater.service.events import ServiceEvents
 from headwater.service.parts import Parts, workers_of
-from headwater.supervision import supervised
+from headwater.supervision import Supervisor, supervised
 from headwater.telemetry import configure_logging_once
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,59}")
@@ -77,6 +78,7 @@ class Service:
         settings: where the servers are; by default from the environment and the configuration file when the service opens.
         cached_streams_max: how many folded streams `decide` keeps in this process, at most; by default none. States must not be changed then.
         key_source: finds the keys of personal data that other services sealed; without one, their events come redacted.
+        metrics: where measurements go, like `PrometheusMetrics()`; by default nowhere. `headwater run --http` sees to it by itself.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Service:
         settings: Settings | None = None,
         cached_streams_max: int = 0,
         key_source: KeySource | None = None,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         if not _NAME.fullmatch(name):
             raise UsageError(
@@ -99,6 +102,7 @@ class Service:
         self.events = ServiceEvents(self)
         self.subscriptions = Subscriptions()
         self.choreography = Choreography(self.subscriptions)
+        self.metrics = metrics
         self.projections: dict[str, AnyProjection] = {}
         self._settings, self._cached_streams_max, self._key_source = settings, cached_streams_max, key_source
         self._parts: Parts | None = None
@@ -207,7 +211,8 @@ class Service:
                 # All at once: the relay then need not stop at the first event of each type, and readers learn of them in one go.
                 await encoder.prepare(event_class.event_type for event_class in self.events.registry)
                 await register_projections(parts.database, self.events.registry, list(self.projections.values()))
-                await stack.enter_async_context(supervised(workers_of(self, parts, settings, encoder, AvroDecoder(board))))
+                parts.supervisor = Supervisor(workers_of(self, parts, settings, encoder, AvroDecoder(board)), metrics=self.metrics)
+                await stack.enter_async_context(supervised(parts.supervisor))
             self._parts, self._stack = parts, stack.pop_all()
 
     async def _close(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool | None:

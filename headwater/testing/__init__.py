@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from headwater.testing.memory_bus import MemorySource, MemoryTopics
     from headwater.testing.memory_effects import MemoryEffects
     from headwater.testing.memory_keys import MemorySubjectKeys
+    from headwater.testing.memory_metrics import MemoryMetrics
     from headwater.testing.memory_projections import MemoryReadModels
     from headwater.testing.memory_sagas import MemorySagas
     from headwater.testing.memory_service import MemoryService, memory_service
@@ -37,6 +38,7 @@ _HOMES = {
     "FakeClock": "headwater.testing.time",
     "MemoryEffects": "headwater.testing.memory_effects",
     "MemoryEventStore": "headwater.testing.memory_store",
+    "MemoryMetrics": "headwater.testing.memory_metrics",
     "MemoryReadModels": "headwater.testing.memory_projections",
     "MemorySagas": "headwater.testing.memory_sagas",
     "MemoryService": "headwater.testing.memory_service",
@@ -62,6 +64,7 @@ __all__ = [
     "FakeClock",
     "MemoryEffects",
     "MemoryEventStore",
+    "MemoryMetrics",
     "MemoryReadModels",
     "MemorySagas",
     "MemoryService",
