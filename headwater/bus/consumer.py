@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Self
@@ -149,7 +149,7 @@ class Consumer:
             BrokerUnavailable: nobody answers.
         """
         works = dict(self._works)
-        unread = await self._source.unread(list(works)) if works else {}
+        unread: Mapping[Partition, int] = await self._source.unread(list(works)) if works else {}
         now = self._clock.now()
         return tuple(work.lag(unread.get(partition, 0), now) for partition, work in sorted(works.items()))
 

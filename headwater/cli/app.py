@@ -125,14 +125,31 @@ def doctor_command(
 @app.command("run")
 def run_command(
     target: Annotated[str, typer.Argument(metavar="MODULE:ATTRIBUTE", help="The service, like shop:service.")],
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", "-w", min=1, max=256, metavar="N", help="In N processes, each replaced when it dies or hangs."),
+    ] = None,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Start anew whenever a Python file below this folder changes, for development.")
+    ] = False,
+    http: Annotated[
+        str | None,
+        typer.Option(
+            "--http", metavar="HOST:PORT", help="Answer /livez, /readyz and /metrics here, like 127.0.0.1:8080; 8080 alone means loopback."
+        ),
+    ] = None,
+    as_worker: Annotated[str | None, typer.Option("--as-worker", hidden=True)] = None,
 ) -> None:
     """Run a service: its relay, its handlers and its projections, until Ctrl-C.
 
     Servers that are not configured are started embedded, for development. Ctrl-C or SIGTERM drains what is in hand; a second one ends at once.
+    Processes share the work by partition: more workers than partitions help nobody.
+
+    Example: `headwater run shop:service --workers 4 --http 127.0.0.1:8080`
     """
     from headwater.cli import serve
 
-    raise typer.Exit(serve.run_service(target))
+    raise typer.Exit(serve.run_service(serve.RunRequest(target, workers, reload, http, as_worker)))
 
 
 @app.command("replay")

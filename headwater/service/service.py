@@ -200,7 +200,7 @@ class Service:
     async def _open(self, *, workers: bool) -> None:
         if self._stack is not None:
             raise UsageError(f"the service {self.name!r} is open already")
-        settings = self._settings or load_settings()
+        settings = self.current_settings()
         configure_logging_once(settings.log_format, settings.log_level)
         async with AsyncExitStack() as stack:
             parts = await self._open_parts(stack, settings, needs_kafka=workers)
@@ -273,6 +273,10 @@ class Service:
         return StreamCache(streams_max=self._cached_streams_max, clock=clock) if self._cached_streams_max else None
 
     # -- using --------------------------------------------------------------------------------------------------------
+
+    def current_settings(self) -> Settings:
+        """The settings given, or those of the environment and the configuration file now."""
+        return self._settings or load_settings()
 
     def open_parts(self) -> Parts:
         """What is there while the service is open.
