@@ -24,6 +24,8 @@ class PoolLimits:
 
     look_seconds: float = 1.0
     """How often each process is asked how it is."""
+    start_seconds_max: float = 120.0
+    """How long a process may take to its first answer: interpreter, imports."""
     silence_seconds_max: float = 60.0
     """A process that has not answered for so long is stuck: it is killed and replaced."""
     drain_seconds_max: float = 45.0
@@ -169,7 +171,7 @@ class WorkerPool:
     async def _look_after(self, slot: Slot, process: WorkerProcess) -> int:
         """Until it has ended; one that falls silent, or does not end when told to, is killed."""
         ended = asyncio.create_task(process.wait())
-        answered_at = self._clock.monotonic()
+        answered_at, silence_seconds_max = self._clock.monotonic(), self._limits.start_seconds_max
         told_at: float | None = None
         while not ended.done():
             await self._first_of(asyncio.shield(ended), self._clock.sleep(self._limits.look_seconds))
@@ -183,18 +185,18 @@ class WorkerPool:
                     process.kill()
                 continue
             if await process.look(self._limits.look_seconds):
-                answered_at = self._clock.monotonic()
+                answered_at, silence_seconds_max = self._clock.monotonic(), self._limits.silence_seconds_max
                 self._has_run = self._has_run or process.has_run
-            elif self._clock.monotonic() - answered_at > self._limits.silence_seconds_max and not ended.done():
-                await self._replace_silent(slot, process)
+            elif self._clock.monotonic() - answered_at > silence_seconds_max and not ended.done():
+                await self._replace_silent(slot, process, silence_seconds_max)
         return await ended
 
-    async def _replace_silent(self, slot: Slot, process: WorkerProcess) -> None:
+    async def _replace_silent(self, slot: Slot, process: WorkerProcess, silence_seconds: float) -> None:
         _log.error(
             "service_worker_silent",
             worker=slot.number,
             pid=process.pid,
-            after_seconds=self._limits.silence_seconds_max,
+            after_seconds=silence_seconds,
             what_to_do="a handler blocks the event loop, or the process was stopped; its stack follows, then it is killed and replaced",
         )
         process.tell_where()
