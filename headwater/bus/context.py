@@ -26,6 +26,7 @@ from headwater.messages import (
 from headwater.metrics import NO_METRICS, Metrics
 from headwater.postgres import CallerConnection, Connection
 from headwater.privacy import REDACTING, OpensEvents
+from headwater.tracing import producer_span
 
 _KEYS: Final = UUID("0199a5f0-7c1e-7d44-8a4b-3e9d2a6c5b10")
 """The namespace of handlers' idempotency keys."""
@@ -83,7 +84,8 @@ class Context:
             InvalidEvent, InvalidStreamName, UsageError: refused input.
         """
         several = (events,) if isinstance(events, (Event, NewEvent)) else events
-        return await self._open_transaction().append(stream_name, several, expected_version=expected_version)
+        with producer_span("append", stream_name, several):
+            return await self._open_transaction().append(stream_name, several, expected_version=expected_version)
 
     async def publish(self, event: str | Event, data: Mapping[str, Any] | None = None, *, key: str | None = None) -> AppendResult:
         """Send a message that is no fact of a stream, if and only if this message's effects are kept; see `Publisher.publish`."""

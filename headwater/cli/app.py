@@ -152,6 +152,25 @@ def run_command(
     raise typer.Exit(serve.run_service(serve.RunRequest(target, workers, reload, http, as_worker)))
 
 
+@app.command("asyncapi")
+def asyncapi_command(
+    target: Annotated[
+        str | None, typer.Argument(metavar="[MODULE:ATTRIBUTE]", help="The service; by default the only one that this folder defines.")
+    ] = None,
+    api_version: Annotated[
+        str | None, typer.Option("--api-version", metavar="TEXT", help="The version that the document gives itself.")
+    ] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Print a service as an AsyncAPI 3 document in YAML: topics, what it receives and sends, and the shape of every message.
+
+    Connects to nothing. Example: `headwater asyncapi shop:service > asyncapi.yaml`
+    """
+    from headwater.cli import asyncapi
+
+    raise typer.Exit(asyncapi.run_asyncapi(target, api_version, json_output=json_output))
+
+
 @app.command("replay")
 def replay_command(
     name: Annotated[str, typer.Argument(help="The projection's name, like units_ordered.")],

@@ -9,7 +9,8 @@ away, a lost lease) the workers wait out themselves. A worker that ends or stall
 error that a new start cannot mend (wrong use, a refused definition) ends the block, with that error.
 """
 
+from headwater.service.asyncapi import asyncapi_document
 from headwater.service.events import ServiceEvents
 from headwater.service.service import Service, Values
 
-__all__ = ["Service", "ServiceEvents", "Values"]
+__all__ = ["Service", "ServiceEvents", "Values", "asyncapi_document"]

@@ -51,6 +51,7 @@ from headwater.service.events import ServiceEvents
 from headwater.service.parts import Parts, workers_of
 from headwater.supervision import Supervisor, supervised
 from headwater.telemetry import configure_logging_once
+from headwater.tracing import producer_span
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,59}")
 
@@ -386,18 +387,19 @@ class Service:
             StorageUnavailable: outcome unknown; repeat with the same command id.
         """
         parts = self.open_parts()
-        decision = await decide(
-            parts.store,
-            self.events.registry,
-            decider,
-            stream_name,
-            command,
-            connection=connection,
-            command_id=command_id,
-            snapshots=parts.snapshots,
-            cache=parts.stream_cache,
-            personal=parts.personal,
-        )
+        with producer_span("decide", stream_name):
+            decision = await decide(
+                parts.store,
+                self.events.registry,
+                decider,
+                stream_name,
+                command,
+                connection=connection,
+                command_id=command_id,
+                snapshots=parts.snapshots,
+                cache=parts.stream_cache,
+                personal=parts.personal,
+            )
         if decision.result is not None:
             # What a repeated command stored before, maybe in another process, is its caller's own write, too.
             parts.store.note_written(decision.result.global_position)
