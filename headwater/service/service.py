@@ -275,6 +275,11 @@ class Service:
 
     # -- using --------------------------------------------------------------------------------------------------------
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be used now."""
+        return self._parts is not None
+
     def current_settings(self) -> Settings:
         """The settings given, or those of the environment and the configuration file now."""
         return self._settings or load_settings()
