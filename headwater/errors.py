@@ -242,6 +242,12 @@ class GapDetected(DeliveryError):
     """A consumer found that records before this one are missing from the topic; an operator restores or rebuilds."""
 
 
+class ConsumerStalled(DeliveryError):
+    """Records wait, but the source gives none; the consumer joins its group anew, and nobody need do anything."""
+
+    retryable = True
+
+
 class PartitionLost(DeliveryError):
     """Another member claimed this partition; effects of this member's transaction were rolled back."""
 

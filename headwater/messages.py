@@ -23,6 +23,7 @@ from headwater.frozen import maker
 from headwater.personal import PersonalFields, personal_fields_of
 from headwater.randomness import uuid7
 from headwater.telemetry import current_correlation
+from headwater.tracing import produced_under
 
 EVENT_BYTES_MAX: Final = 1024 * 1024
 """The most an event's data may take, in bytes of JSON as PostgreSQL prints it."""
@@ -375,12 +376,14 @@ _new_event = maker(NewEvent)
 
 def with_correlation(metadata: Metadata, event_id: UUID) -> Metadata:
     """The metadata, completed with the ids of what is being handled now; an event that nothing caused starts a story of its own."""
-    correlation = current_correlation()
+    correlation, traceparent = current_correlation(), produced_under()
     if correlation is None:
-        return {CORRELATION_ID: str(event_id), **metadata}
-    bound = {CORRELATION_ID: correlation.correlation_id, CAUSATION_ID: correlation.causation_id}
-    if correlation.traceparent:
-        bound[TRACEPARENT] = correlation.traceparent
+        bound = {CORRELATION_ID: str(event_id)}
+    else:
+        bound = {CORRELATION_ID: correlation.correlation_id, CAUSATION_ID: correlation.causation_id}
+        traceparent = traceparent or correlation.traceparent
+    if traceparent:
+        bound[TRACEPARENT] = traceparent
     return {**bound, **metadata}
 
 

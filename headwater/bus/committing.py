@@ -17,6 +17,7 @@ from headwater.bus.settling import Settlement, Settling
 from headwater.bus.values import ConsumerLimits, Move
 from headwater.errors import PartitionLost, WrongExpectedVersion
 from headwater.kafka import Partition
+from headwater.metrics import BATCH_SECONDS, DEAD_LETTERS, MESSAGES_HANDLED, MESSAGES_PARKED, NO_HANDLER
 from headwater.telemetry import logger
 
 _log = logger("bus")
@@ -44,6 +45,12 @@ class Committing:
         self._handling: Final = MessageHandling(surroundings, limits)
         self.is_stopping = False
         """Begin nothing new."""
+        self.progressed_at = surroundings.clock.monotonic()
+        """When work last got on."""
+
+    def progressed(self) -> None:
+        """Something ended, well or not."""
+        self.progressed_at = self._surroundings.clock.monotonic()
 
     # -- many at once --------------------------------------------------------------------------------------------------
 
@@ -57,6 +64,7 @@ class Committing:
         self._hold_where_full(messages)
         pieces = [messages]
         while pieces and not self.is_stopping:
+            self.progressed()
             piece = [message for message in pieces.pop() if message.work.may_apply(message.offset)]
             if not piece:
                 continue
@@ -72,6 +80,8 @@ class Committing:
                     pieces.append(piece[done:])
 
     async def _commit(self, messages: Sequence[Message]) -> int:
+        clock, metrics, group = self._surroundings.clock, self._surroundings.metrics, self._surroundings.group
+        begun_at = clock.monotonic()
         async with self._effects.transaction() as transaction:
             outcome = await self._handling.handle_batch(transaction, messages)
             ends = {message.work: message.offset for message in messages[: outcome.done]}
@@ -82,6 +92,12 @@ class Committing:
             works = {work.partition: work for work in ends}
             for follower in outcome.followers:
                 works[Partition(follower.record.topic, follower.record.partition)].parked.count(follower.parked, 1)
+                metrics.add(MESSAGES_PARKED, 1, group, follower.parked.handler_name)
+        metrics.observe(BATCH_SECONDS, clock.monotonic() - begun_at, group)
+        metrics.add(MESSAGES_HANDLED, outcome.handled, group)
+        if outcome.unreadable:
+            metrics.add(DEAD_LETTERS, outcome.unreadable, group, NO_HANDLER)
+        self._handling.times.tell()
         _log.debug("batch_committed", record_count=outcome.done, handled_count=outcome.handled, partition_count=len(moves))
         return outcome.done
 
@@ -154,6 +170,8 @@ class Committing:
             return
         message.work.commit(move.after)
         self._settling.remember(message, settlement)
+        self._handling.times.tell()
+        self._surroundings.metrics.add(MESSAGES_HANDLED, 1, self._surroundings.group)
 
     async def _handle_guarded(
         self, transaction: EffectTransaction, message: Message, failing: FailingMessage, held: Mapping[str, ParkedKey]
@@ -162,6 +180,7 @@ class Committing:
         for handler in message.handlers:
             if handler.name in failing.settled or handler.name in held:
                 continue
+            self.progressed()
             try:
                 await self._handling.handle_guarded(transaction, message, handler)
             except HandlerFault as fault:

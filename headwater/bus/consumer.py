@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Self
@@ -23,13 +23,15 @@ from headwater.bus.ports import EffectStore, MessageSource, OffsetOutOfRange
 from headwater.bus.retries import RetryPolicy
 from headwater.bus.settling import Settling
 from headwater.bus.subscriptions import Subscriptions
-from headwater.bus.values import ConsumerLimits, PartitionPosition
+from headwater.bus.values import ConsumerLimits, PartitionLag, PartitionPosition
 from headwater.clock import SYSTEM_CLOCK, Clock
-from headwater.errors import BrokerUnavailable, GapDetected, HeadwaterError, StorageError, TransactionConflict, UsageError
+from headwater.errors import BrokerUnavailable, ConsumerStalled, GapDetected, HeadwaterError, StorageError, TransactionConflict, UsageError
 from headwater.kafka import JSON_DECODER, KafkaSettings, OffsetRange, Partition, ValueDecoder
 from headwater.messages import EventRegistry
+from headwater.metrics import NO_METRICS, Metrics
 from headwater.privacy import REDACTING, OpensEvents
 from headwater.randomness import SYSTEM_RANDOMNESS, Randomness
+from headwater.supervision import where
 from headwater.telemetry import logger
 
 _log = logger("bus")
@@ -38,6 +40,8 @@ PARKED_PER_ROUND: Final = 8
 """Parked keys of one partition that are tried before new messages get their turn."""
 LANES_LOOKED_AT_SECONDS: Final = 0.02
 """While lanes are busy, how long they may be ahead of the position before it follows."""
+DEAF_PROBES_MAX: Final = 2
+"""A probe may meet records that came a moment ago; the second in a row cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,7 @@ class Consumer:
         copy_dead_letters_to: type[MessageDeadLettered] | None = None,
         limits: ConsumerLimits | None = None,
         topic_prefix: str = "",
+        metrics: Metrics = NO_METRICS,
         clock: Clock = SYSTEM_CLOCK,
         randomness: Randomness = SYSTEM_RANDOMNESS,
     ) -> None:
@@ -85,7 +90,9 @@ class Consumer:
         self._topic_prefix = topic_prefix
         self._clock, self._randomness = clock, randomness
         self._registry = registry or EventRegistry(subscriptions.event_classes)
-        surroundings = HandlerSurroundings(group=group, publisher=publisher, registry=self._registry, clock=clock, personal=personal)
+        surroundings = HandlerSurroundings(
+            group=group, publisher=publisher, registry=self._registry, clock=clock, personal=personal, metrics=metrics
+        )
         judging = Judging(surroundings, retry_policy or RetryPolicy(), self._limits, randomness)
         burying = Burying(subscriptions, copy_dead_letters_to)
         settling = Settling(surroundings, judging, burying)
@@ -101,8 +108,9 @@ class Consumer:
         self._paused: set[Partition] = set()
         self._working = asyncio.Lock()
         self._is_open = self._is_idle = False
-        self._troubles = 0
+        self._troubles = self._deaf_probes = 0
         self._heard_at = 0.0
+        self._worker: asyncio.Task[None] | None = None
 
     @classmethod
     def connect(
@@ -121,6 +129,7 @@ class Consumer:
         retry_policy: RetryPolicy | None = None,
         copy_dead_letters_to: type[MessageDeadLettered] | None = None,
         limits: ConsumerLimits | None = None,
+        metrics: Metrics = NO_METRICS,
     ) -> Self:
         """A consumer between this broker, or another source, and this store of effects; `run` connects it."""
         prefix = ""
@@ -141,13 +150,48 @@ class Consumer:
             retry_policy=retry_policy,
             copy_dead_letters_to=copy_dead_letters_to,
             limits=limits,
+            metrics=metrics,
         )
 
     def status(self) -> tuple[PartitionStatus, ...]:
         """Every partition that the broker assigned to us, and what we do with it."""
         return tuple(self._status_of(partition) for partition in sorted(self._assigned))
 
+    @property
+    def is_joined(self) -> bool:
+        """Whether it is a member of its group now."""
+        return self._is_open
+
+    @property
+    def progressed_at(self) -> float:
+        """When it last got on, in the clock's monotonic seconds; see `Watched`."""
+        return self._committing.progressed_at
+
+    def waits_in(self) -> str:
+        """Where its work is now; see `Watched`."""
+        return where(self._worker) if self._worker is not None else "it was not started"
+
+    async def lags(self) -> tuple[PartitionLag, ...]:
+        """How far each partition of ours is behind its end; asks the source.
+
+        Raises:
+            BrokerUnavailable: nobody answers.
+        """
+        works = dict(self._works)
+        unread: Mapping[Partition, int] = await self._source.unread(list(works)) if works else {}
+        now = self._clock.now()
+        return tuple(work.lag(unread.get(partition, 0), now) for partition, work in sorted(works.items()))
+
     # -- the life of it ------------------------------------------------------------------------------------------------
+
+    async def abandon(self) -> None:
+        """Give the partitions back though a handler does not return: whoever claims them next fences what it may still do."""
+        self._committing.is_stopping = True
+        for work in self._works.values():
+            work.is_revoked = True
+        if self._worker is not None:
+            self._worker.cancel()
+        await self._close_source()
 
     async def run(self) -> None:
         """Work until cancelled; then finish the batch at hand, within `shutdown_seconds_max`, give the partitions back and end.
@@ -159,7 +203,7 @@ class Consumer:
             raise UsageError(f"the group {self._group!r} has no handlers; register one with @service.on(...)")
         self._committing.is_stopping = False
         self._lanes.start()
-        worker = asyncio.create_task(self._work(), name=f"headwater consumer {self._group}")
+        worker = self._worker = asyncio.create_task(self._work(), name=f"headwater consumer {self._group}")
         try:
             await asyncio.shield(worker)
         except asyncio.CancelledError:
@@ -198,6 +242,7 @@ class Consumer:
 
     async def _work_in_rounds(self) -> None:
         while not self._committing.is_stopping:
+            self._committing.progressed()
             try:
                 await self._round()
             except ClaimsLost as error:
@@ -205,6 +250,9 @@ class Consumer:
             except BrokerUnavailable as error:
                 await self._close_source()
                 await self._wait_out("broker_unavailable", error)
+            except ConsumerStalled as error:
+                _log.error("consumer_stalled", group=self._group, error=str(error))
+                await self._close_source()
             except (StorageError, TransactionConflict) as error:
                 for work in self._works.values():
                     work.needs_confirmation = True
@@ -310,7 +358,7 @@ class Consumer:
         topics = self._subscriptions.topics_with(self._topic_prefix)
         with self._idle():
             await self._source.open(topics, self)
-        self._is_open, self._heard_at = True, self._clock.monotonic()
+        self._is_open, self._heard_at, self._deaf_probes = True, self._clock.monotonic(), 0
         _log.info("consumer_started", group=self._group, topics=topics, handlers=[h.name for h in self._subscriptions])
 
     async def _close_source(self) -> None:
@@ -341,7 +389,7 @@ class Consumer:
                 self._stop_partition(work, error)
             return
         if received:
-            self._heard_at = self._clock.monotonic()
+            self._heard_at, self._deaf_probes = self._clock.monotonic(), 0
         elif self._works and self._clock.monotonic() - self._heard_at > self._limits.probe_seconds:
             await self._probe()
         for partition, records in received.items():
@@ -353,9 +401,20 @@ class Consumer:
                 self._lanes.take(work)
 
     async def _probe(self) -> None:
+        """After silence: is the broker there, and is there nothing indeed?
+
+        Raises:
+            BrokerUnavailable: nobody answers.
+            ConsumerStalled: records wait, and none of them comes.
+        """
+        flowing = [partition for partition in self._works if partition not in self._paused]
         with self._idle():
-            await self._source.offsets([next(iter(self._works))])
+            unread = await self._source.unread(flowing or [next(iter(self._works))])
         self._heard_at = self._clock.monotonic()
+        deaf = [partition for partition in flowing if unread.get(partition)]
+        self._deaf_probes = self._deaf_probes + 1 if deaf else 0
+        if self._deaf_probes >= DEAF_PROBES_MAX:
+            raise ConsumerStalled(f"records wait in {', '.join(map(str, sorted(deaf)))}, but none was received in two probes; joining anew")
 
     def _adjust_flow(self) -> None:
         """Pause what waits, is stopped or lost; resume what can go on."""

@@ -23,8 +23,10 @@ from headwater.messages import (
     NewEvent,
     RecordedEvent,
 )
+from headwater.metrics import NO_METRICS, Metrics
 from headwater.postgres import CallerConnection, Connection
 from headwater.privacy import REDACTING, OpensEvents
+from headwater.tracing import producer_span
 
 _KEYS: Final = UUID("0199a5f0-7c1e-7d44-8a4b-3e9d2a6c5b10")
 """The namespace of handlers' idempotency keys."""
@@ -56,6 +58,7 @@ class HandlerSurroundings:
     clock: Clock = SYSTEM_CLOCK
     personal: OpensEvents = REDACTING
     """Opens the personal data of messages."""
+    metrics: Metrics = NO_METRICS
 
 
 class EffectContext:
@@ -80,7 +83,8 @@ class EffectContext:
             InvalidEvent, InvalidStreamName, UsageError: refused input.
         """
         several = (events,) if isinstance(events, (Event, NewEvent)) else events
-        return await self._open_transaction().append(stream_name, several, expected_version=expected_version)
+        with producer_span("append", stream_name, several):
+            return await self._open_transaction().append(stream_name, several, expected_version=expected_version)
 
     async def publish(self, event: str | Event, data: Mapping[str, Any] | None = None, *, key: str | None = None) -> AppendResult:
         """Send a message that is no fact of a stream, if and only if this message's effects are kept; see `Publisher.publish`."""

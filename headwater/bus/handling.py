@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,7 +19,9 @@ from headwater.bus.subscriptions import Handler
 from headwater.bus.values import ConsumerLimits
 from headwater.errors import HandlerFailed, InvalidEvent, SchemaError, StorageUnavailable, TransactionConflict, WrongExpectedVersion
 from headwater.messages import TRACEPARENT, Event
+from headwater.metrics import HandlerTimes
 from headwater.telemetry import Correlation, correlate
+from headwater.tracing import NO_SPAN, consumer_span, is_on
 
 NOT_THE_MESSAGE: Final = (StorageUnavailable, TransactionConflict, WrongExpectedVersion)
 """Failures for which the message is not to blame: they are waited out and do not count."""
@@ -34,6 +37,8 @@ class BatchOutcome:
     """Those of them that had handlers."""
     followers: list[Follower] = field(default_factory=list[Follower])
     """Of these messages, for one handler each, that wait behind a parked key."""
+    unreadable: int = 0
+    """Those of them that no relay wrote."""
 
 
 class MessageHandling:
@@ -41,6 +46,8 @@ class MessageHandling:
 
     def __init__(self, surroundings: HandlerSurroundings, limits: ConsumerLimits) -> None:
         self._surroundings, self._limits = surroundings, limits
+        self._is_traced = False
+        self.times: Final = HandlerTimes(surroundings.metrics, surroundings.clock, surroundings.group)
 
     async def handle_batch(self, transaction: EffectTransaction, messages: Sequence[Message]) -> BatchOutcome:
         """Give every message to its handlers, until all are done or the batch has taken long enough; those of many events come last.
@@ -83,6 +90,7 @@ class MessageHandling:
                         gathered.setdefault(handler.name, (handler, []))[1].append(outcome.done)
                 outcome.handled += 1
             elif message.fault is not None:
+                outcome.unreadable += 1
                 letters.append(unreadable(self._surroundings.group, message.work.partition, message.record, message.fault, clock.now()))
             outcome.done += 1
             if message.handlers and clock.monotonic() > deadline:
@@ -151,6 +159,7 @@ class MessageHandling:
 
     async def _open(self, messages: Sequence[Message]) -> None:
         """Open the personal data of those that have some; one that was altered is left closed, for `typed_event` to tell."""
+        self._is_traced = is_on()
         sealed = [message for message in messages if message.is_sealed]
         if not sealed:
             return
@@ -171,34 +180,48 @@ class MessageHandling:
             raise HandlerFault(index, message.route.handlers[0].name, error, is_permanent=True) from error
 
     async def _call(self, transaction: EffectTransaction | None, message: Message, event: Event, handler: Handler, index: int) -> None:
+        begun_at = self.times.begin()
         try:
-            if handler.takes_context:
-                assert message.opened is not None and transaction is not None, "its event was decoded before; a context has a transaction"
-                await self._call_with(Context(self._surroundings, transaction, message.opened, handler.name), transaction, event, handler)
-            else:
-                await handler.function(event)
+            with self._span(message, handler) if self._is_traced else NO_SPAN:
+                if handler.takes_context:
+                    assert message.opened is not None and transaction is not None, (
+                        "its event was decoded before; a context has a transaction"
+                    )
+                    await self._call_with(
+                        Context(self._surroundings, transaction, message.opened, handler.name), transaction, event, handler
+                    )
+                else:
+                    await handler.function(event)
         except asyncio.CancelledError as error:
             if _is_being_cancelled():
                 raise
             raise self._shone_through(handler, index) from error
         except Exception as error:
             raise self._fault(transaction, error, handler, index) from error
+        finally:
+            self.times.end(handler.name, begun_at)
 
     async def _call_many(
         self, transaction: EffectTransaction, messages: Sequence[Message], events: list[Event], handler: Handler, index: int
     ) -> None:
+        begun_at = self.times.begin()
         try:
-            if handler.takes_context:
-                recorded = tuple(message.opened.event for message in messages if message.opened is not None)
-                await self._call_with(BatchContext(self._surroundings, transaction, recorded, handler.name), transaction, events, handler)
-            else:
-                await handler.function(events)
+            with self._span(messages[0], handler) if self._is_traced else NO_SPAN:
+                if handler.takes_context:
+                    recorded = tuple(message.opened.event for message in messages if message.opened is not None)
+                    await self._call_with(
+                        BatchContext(self._surroundings, transaction, recorded, handler.name), transaction, events, handler
+                    )
+                else:
+                    await handler.function(events)
         except asyncio.CancelledError as error:
             if _is_being_cancelled():
                 raise
             raise self._shone_through(handler, index) from error
         except Exception as error:
             raise self._fault(transaction, error, handler, index) from error
+        finally:
+            self.times.end(handler.name, begun_at)
 
     async def _call_with(
         self, context: EffectContext, transaction: EffectTransaction, given: Event | list[Event], handler: Handler
@@ -216,6 +239,18 @@ class MessageHandling:
     def _shone_through(self, handler: Handler, index: int) -> HandlerFault:
         """Nobody cancelled us: the handler lets a cancelled task of its own shine through."""
         return HandlerFault(index, handler.name, HandlerFailed(f"{handler.name} raised CancelledError by itself"))
+
+    def _span(self, message: Message, handler: Handler) -> AbstractContextManager[None]:
+        assert message.envelope is not None, "a message with handlers has an envelope"
+        recorded = message.envelope.event
+        return consumer_span(
+            handler.name,
+            group=self._surroundings.group,
+            topic=message.record.topic,
+            event_id=str(recorded.event_id),
+            event_type=recorded.type,
+            metadata=recorded.metadata,
+        )
 
     def _too_slow(self, message: Message, index: int, handler: Handler | None = None) -> HandlerFault:
         late = handler or (message.handlers[-1] if message.handlers else None)

@@ -13,6 +13,7 @@ from headwater.bus.partition_work import Message, PartitionWork
 from headwater.bus.retries import DEFAULT_POLICY, HandlerPolicy, Park, RetryPolicy, Stop, Verdict
 from headwater.bus.values import ConsumerLimits
 from headwater.errors import WrongExpectedVersion
+from headwater.metrics import HANDLER_RETRIES
 from headwater.randomness import Randomness
 from headwater.telemetry import logger
 
@@ -29,6 +30,7 @@ class Judging:
 
     def __init__(self, surroundings: HandlerSurroundings, default: RetryPolicy, limits: ConsumerLimits, randomness: Randomness) -> None:
         self._clock, self._default, self._limits, self._randomness = surroundings.clock, default, limits, randomness
+        self._metrics, self._group = surroundings.metrics, surroundings.group
 
     def note(self, message: Message, failing: FailingMessage, faults: Sequence[HandlerFault]) -> None:
         """Remember the errors; what is decided by them goes to `failing.settled`, and `failing.due_at` says when the rest is tried again."""
@@ -43,6 +45,7 @@ class Judging:
                 delays.append(verdict.delay_seconds)
             else:
                 failing.settled[fault.handler_name] = verdict
+            self._metrics.add(HANDLER_RETRIES, 1, self._group, fault.handler_name)
             _log.warning(
                 "handler_failed",
                 **facts_of(message),

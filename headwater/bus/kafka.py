@@ -108,6 +108,18 @@ class KafkaSource:
             end: dict[TopicPartition, int] = await client.end_offsets(keys)
         return {Partition(*key): OffsetRange(first[key], end[key]) for key in keys}
 
+    async def unread(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        """Records between what comes next and the end; see `MessageSource.unread`. Markers of transactions count only until they are passed."""
+        client = self._open_client()
+        started = [partition for partition in partitions if partition in self._started]
+        with translate_kafka_errors(self._kafka, "asking for ends"):
+            end: dict[TopicPartition, int] = await client.end_offsets([TopicPartition(*partition) for partition in started])
+            return {
+                partition: max(0, end[key] - await client.position(key))
+                for partition in started
+                if (key := TopicPartition(*partition)) in client.assignment()
+            }
+
     def start_at(self, partition: Partition, offset: int) -> None:
         """Receive this partition from the offset on."""
         client, key = self._open_client(), TopicPartition(*partition)

@@ -24,6 +24,7 @@ from headwater.bus.retries import CONFLICTS_MAX, Park, Skip, Stop
 from headwater.bus.values import ConsumerLimits
 from headwater.errors import HandlerFailed, WrongExpectedVersion
 from headwater.kafka import ValueDecoder
+from headwater.metrics import DEAD_LETTERS
 from headwater.telemetry import logger
 
 _NOT_TRIED: Final = HandlerFailed("it has yet to be tried; it waited behind another message of its key")
@@ -221,6 +222,7 @@ class Parking:
         facts = {"handler": parked.handler_name, "key": parked.key, "topic": work.partition.topic, "partition": work.partition.number}
         for letter in progress.letters:
             if not letter.is_skipped:
+                self._surroundings.metrics.add(DEAD_LETTERS, 1, self._surroundings.group, parked.handler_name)
                 _log.error(
                     "dead_letter_stored",
                     **facts,

@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from enum import Enum
 from itertools import islice
 from types import MappingProxyType
@@ -18,7 +19,7 @@ from headwater.bus.lane_marks import NO_MARKS, LaneMarks
 from headwater.bus.parked import ParkedKey, ParkedKeys
 from headwater.bus.reading import EncodedRecords, RecordReader
 from headwater.bus.subscriptions import Handler, Route
-from headwater.bus.values import LastRecord, Move, PartitionPosition, SourceRecord
+from headwater.bus.values import LastRecord, Move, PartitionLag, PartitionPosition, SourceRecord
 from headwater.errors import GapDetected, InvalidEvent, NotAnEnvelope, SchemaError
 from headwater.kafka import JSON_DECODER, Envelope, OffsetRange, Partition
 from headwater.messages import LOG_START, Event, EventRegistry, LogPosition
@@ -159,6 +160,7 @@ class PartitionWork:
         self._read_marks: dict[UUID, LogPosition] = dict(claimed.marks)
         self._next_to_read = claimed.next_offset
         self._to_recognise = claimed.last
+        self._committed_timestamp: int | None = None
 
     @property
     def state(self) -> PartitionState:
@@ -169,6 +171,13 @@ class PartitionWork:
         if self.stop_reason is not None and not self.ready(1):
             return PartitionState.STOPPED
         return PartitionState.WORKING
+
+    def lag(self, unread_count: int, now: datetime) -> PartitionLag:
+        """How far this is behind, seen how many records were not received yet."""
+        oldest = self.pending[0].record.timestamp if self.pending else self._committed_timestamp
+        count = len(self.pending) + unread_count
+        seconds = max(0.0, now.timestamp() - oldest / 1000) if count and oldest is not None else 0.0
+        return PartitionLag(self.partition, count, seconds)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -321,7 +330,7 @@ class PartitionWork:
     def commit(self, position: PartitionPosition) -> None:
         """The row says so now; forget what it covers."""
         while self.pending and self.pending[0].offset < position.next_offset:
-            self.pending.popleft()
+            self._committed_timestamp = self.pending.popleft().record.timestamp
         self.position = position
         if self.failing is not None and self.failing.offset < position.next_offset:
             self.failing = None

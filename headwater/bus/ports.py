@@ -68,6 +68,14 @@ class MessageSource(Protocol):
         """
         ...
 
+    async def unread(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        """How many records are there that were not received yet; of those partitions that have started.
+
+        Raises:
+            BrokerUnavailable: nobody answers.
+        """
+        ...
+
     def start_at(self, partition: Partition, offset: int) -> None:
         """Receive this partition from the offset on."""
         ...

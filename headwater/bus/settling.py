@@ -15,6 +15,7 @@ from headwater.bus.parked import Follower, ParkedKey
 from headwater.bus.partition_work import Message
 from headwater.bus.ports import EffectTransaction
 from headwater.bus.retries import Park, Skip
+from headwater.metrics import DEAD_LETTERS, MESSAGES_PARKED, NO_HANDLER
 from headwater.telemetry import logger
 
 _log = logger("bus")
@@ -74,6 +75,7 @@ class Settling:
         facts = facts_of(message)
         for parked, delay in settlement.opened:
             message.work.parked.add(parked)
+            self._surroundings.metrics.add(MESSAGES_PARKED, 1, self._surroundings.group, parked.handler_name)
             _log.error(
                 "key_parked",
                 **facts,
@@ -83,8 +85,10 @@ class Settling:
                 error=parked.error.error_message if parked.error else None,
             )
         for follower in settlement.behind:
+            self._surroundings.metrics.add(MESSAGES_PARKED, 1, self._surroundings.group, follower.parked.handler_name)
             message.work.parked.count(follower.parked, 1)
         for letter in settlement.letters:
+            self._surroundings.metrics.add(DEAD_LETTERS, 1, self._surroundings.group, letter.handler_name or NO_HANDLER)
             _log.error("dead_letter_stored", **facts, handler=letter.handler_name, attempts=letter.attempts, error=letter.error_message)
         for name in settlement.skipped:
             _log.warning("message_skipped", **facts, handler=name)

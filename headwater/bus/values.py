@@ -66,6 +66,17 @@ class Move(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class PartitionLag:
+    """How far the group's effects are behind a partition's end."""
+
+    partition: Partition
+    record_count: int
+    """Records that are there and not committed yet."""
+    seconds: float
+    """Age of the oldest of them as far as it was received; 0 where none waits."""
+
+
+@dataclass(frozen=True, slots=True)
 class ConsumerLimits:
     """The most a consumer does at once, and how long it waits; every one is in seconds or in records."""
 

@@ -125,14 +125,50 @@ def doctor_command(
 @app.command("run")
 def run_command(
     target: Annotated[str, typer.Argument(metavar="MODULE:ATTRIBUTE", help="The service, like shop:service.")],
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", "-w", min=1, max=256, metavar="N", help="In N processes, each replaced when it dies or hangs."),
+    ] = None,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Start anew whenever a Python file below this folder changes, for development.")
+    ] = False,
+    http: Annotated[
+        str | None,
+        typer.Option(
+            "--http", metavar="HOST:PORT", help="Answer /livez, /readyz and /metrics here, like 127.0.0.1:8080; 8080 alone means loopback."
+        ),
+    ] = None,
+    as_worker: Annotated[str | None, typer.Option("--as-worker", hidden=True)] = None,
 ) -> None:
     """Run a service: its relay, its handlers and its projections, until Ctrl-C.
 
     Servers that are not configured are started embedded, for development. Ctrl-C or SIGTERM drains what is in hand; a second one ends at once.
+    Processes share the work by partition: more workers than partitions help nobody.
+
+    Example: `headwater run shop:service --workers 4 --http 127.0.0.1:8080`
     """
     from headwater.cli import serve
 
-    raise typer.Exit(serve.run_service(target))
+    raise typer.Exit(serve.run_service(serve.RunRequest(target, workers, reload, http, as_worker)))
+
+
+@app.command("asyncapi")
+def asyncapi_command(
+    target: Annotated[
+        str | None, typer.Argument(metavar="[MODULE:ATTRIBUTE]", help="The service; by default the only one that this folder defines.")
+    ] = None,
+    api_version: Annotated[
+        str | None, typer.Option("--api-version", metavar="TEXT", help="The version that the document gives itself.")
+    ] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Print a service as an AsyncAPI 3 document in YAML: topics, what it receives and sends, and the shape of every message.
+
+    Connects to nothing. Example: `headwater asyncapi shop:service > asyncapi.yaml`
+    """
+    from headwater.cli import asyncapi
+
+    raise typer.Exit(asyncapi.run_asyncapi(target, api_version, json_output=json_output))
 
 
 @app.command("replay")

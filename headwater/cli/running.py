@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
@@ -20,13 +20,15 @@ def run_async(main: Coroutine[Any, Any, Result]) -> Result:
     return uvloop.run(main)
 
 
-def stop_event() -> asyncio.Event:
-    """An event that SIGINT or SIGTERM sets; a second signal ends the process at once."""
+def stop_event(*, at_once: Callable[[], None] | None = None) -> asyncio.Event:
+    """An event that SIGINT or SIGTERM sets; a second signal ends the process at once, and with `at_once` what it started."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def ask(signal_number: signal.Signals) -> None:
         if stop.is_set():
+            if at_once is not None:
+                at_once()
             signal.signal(signal_number, signal.SIG_DFL)
             signal.raise_signal(signal_number)
         stop.set()

@@ -19,6 +19,7 @@ from headwater.eventstore.store import (
 )
 from headwater.messages import AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent
 from headwater.postgres import CallerConnection
+from headwater.tracing import producer_span
 
 
 class WatchedEventStore:
@@ -41,7 +42,8 @@ class WatchedEventStore:
         connection: CallerConnection | None = None,
     ) -> AppendResult:
         """Add events to the end of one stream, all of them or none; see `EventStore.append`."""
-        result = await self._store.append(stream_name, events, expected_version=expected_version, connection=connection)
+        with producer_span("append", stream_name, events):
+            result = await self._store.append(stream_name, events, expected_version=expected_version, connection=connection)
         self.note_written(result.global_position)
         self._on_append()
         return result
@@ -54,7 +56,8 @@ class WatchedEventStore:
         connection: CallerConnection | None = None,
     ) -> tuple[AppendResult, ...]:
         """Add events to the ends of several streams, all of them or none; see `EventStore.append_to_streams`."""
-        results = await self._store.append_to_streams(appends, condition=condition, connection=connection)
+        with producer_span("append", "several streams", appends):
+            results = await self._store.append_to_streams(appends, condition=condition, connection=connection)
         self.last_written = max(self.last_written, *(result.global_position for result in results))
         self._on_append()
         return results

@@ -10,6 +10,7 @@ from headwater.errors import UsageError
 from headwater.eventstore import EventStore
 from headwater.messages import ANY, AppendResult, Event, EventRegistry, NewEvent
 from headwater.postgres import CallerConnection
+from headwater.tracing import producer_span
 
 OUTBOX_BUCKETS: Final = 16
 """Streams that messages without a key are spread over, so that concurrent publishers do not queue for one stream's row."""
@@ -46,6 +47,12 @@ class Publisher:
             InvalidEvent: the data does not fit the class; every fault is named.
             StorageUnavailable: outcome unknown; publishing again may store it twice.
         """
+        with producer_span("publish", event if isinstance(event, str) else event.event_type):
+            return await self._publish(event, data, key, connection)
+
+    async def _publish(
+        self, event: str | Event, data: Mapping[str, Any] | None, key: str | None, connection: CallerConnection | None
+    ) -> AppendResult:
         if isinstance(event, Event):
             if data is not None:
                 raise UsageError(f"publish({event.event_type}(…), data) has data twice; give an event, or a name and data")

@@ -13,6 +13,7 @@ from headwater.errors import HeadwaterError, RecordRefused, RelayFenced
 from headwater.eventstore import Checkpoint, LogIdentity
 from headwater.kafka import Partition, RecordEncoder, ValueEncoder, position_text
 from headwater.messages import LogPosition, RecordedEvent
+from headwater.metrics import NO_METRICS, RELAY_EVENTS, Metrics
 from headwater.outbox.doorbell import Doorbell
 from headwater.outbox.lanes import Lane, Ledger, SliceMark, StopList, acknowledged
 from headwater.outbox.options import RelayOptions
@@ -37,6 +38,7 @@ class RelayParts:
     event_source: str
     """The CloudEvents source of every record."""
     values: ValueEncoder
+    metrics: Metrics = NO_METRICS
 
 
 class PumpFeeds(Protocol):
@@ -199,6 +201,7 @@ class Pump:
                 self._ledger.settle(mark)
             self.unacknowledged_bytes -= load.byte_count
             self.relayed_count += load.batch.record_count
+            self._parts.metrics.add(RELAY_EVENTS, load.batch.record_count)
             self._progress.set()
             if self.feed_progress is not None:
                 self.feed_progress.set()

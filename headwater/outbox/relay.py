@@ -11,6 +11,7 @@ from headwater.coordination import Holding, LeaseShare
 from headwater.errors import HeadwaterError, LogDiverged, RecordRefused, RelayFenced, RelayStopped
 from headwater.eventstore import Checkpoint
 from headwater.kafka import JSON_ENCODER, ValueEncoder
+from headwater.metrics import NO_METRICS, RELAY_FAILURES, Metrics
 from headwater.outbox.back_off import BackOff
 from headwater.outbox.doorbell import Doorbell
 from headwater.outbox.feed import FeedPool
@@ -103,6 +104,7 @@ class Relay:
         values: ValueEncoder = JSON_ENCODER,
         instance_id: str | None = None,
         options: RelayOptions | None = None,
+        metrics: Metrics = NO_METRICS,
         clock: Clock = SYSTEM_CLOCK,
         randomness: Randomness = SYSTEM_RANDOMNESS,
     ) -> None:
@@ -117,8 +119,8 @@ class Relay:
         """
         self._options = options or RelayOptions()
         self._doorbell = Doorbell(clock)
-        self._parts = RelayParts(source, broker, positions, clock, randomness, self._doorbell, self._options, event_source, values)
-        self._clock = clock
+        self._parts = RelayParts(source, broker, positions, clock, randomness, self._doorbell, self._options, event_source, values, metrics)
+        self._clock, self._metrics = clock, metrics
         self._topics, self._feeds = TopicDesk(broker), FeedPool(self._parts)
         self._back_off = BackOff(clock, randomness)
         self._one_by_one = asyncio.Lock()
@@ -196,6 +198,7 @@ class Relay:
         is_alarm = isinstance(error, (LogDiverged, RelayStopped)) or not isinstance(error, HeadwaterError)
         shard.state = "stopped" if is_alarm else "failed"
         self._memory.last_error = reason = f"{type(error).__name__}: {error}"
+        self._metrics.add(RELAY_FAILURES, 1, type(error).__name__)
         if isinstance(error, RelayFenced):
             self._share.look_now()
         # The stop list deals with what was refused, and other partitions need not wait.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from headwater.bus import Consumer, DeadLetterRetrier, DeadLetters, PostgresEffects, PostgresSource
 from headwater.config import Settings
@@ -24,6 +24,7 @@ from headwater.projections import (
     ReadModels,
 )
 from headwater.sagas import DeadlineWorker, Sagas
+from headwater.supervision import Supervisor, Worker
 
 if TYPE_CHECKING:
     from headwater.service.service import Service
@@ -48,6 +49,10 @@ class Parts:
         self.snapshots = PostgresSnapshotStore(database)
         self.stream_cache = service.new_stream_cache()
         self.kafka: KafkaSettings | None = None
+        self.metrics = service.metrics
+        self.supervisor: Supervisor | None = None
+        self.relay: Relay | None = None
+        self.consumer: Consumer | None = None
 
     def listen(self) -> None:
         """Hear of appends in other processes."""
@@ -63,60 +68,94 @@ class Parts:
             wake()
 
 
-def workers_of(
-    service: Service, parts: Parts, settings: Settings, encoder: ValueEncoder, decoder: ValueDecoder
-) -> list[Coroutine[Any, Any, None]]:
+def workers_of(service: Service, parts: Parts, settings: Settings, encoder: ValueEncoder, decoder: ValueDecoder) -> list[Worker]:
     """What serves an open service: with Kafka the relay of its log, and what its handlers, sagas and read models need."""
     parts.listen()
-    workers: list[Coroutine[Any, Any, None]] = []
+    made = Workers(service, parts, settings, encoder, decoder)
+    parts.wake_workers.append(made.wake)
+    workers: list[Worker] = []
     if parts.kafka is not None:
-        relay = Relay(
-            parts.log,
-            KafkaRelayBroker(parts.kafka),
-            PostgresRelayPositions(parts.database),
-            event_source=f"/services/{service.name}",
-            values=encoder,
-            instance_id=settings.instance_id,
-            options=RelayOptions(topic_prefix=parts.kafka.topic_prefix),
-        )
-        parts.wake_workers.append(relay.wake)
-        workers.append(relay.run())
+        workers.append(Worker("relay", made.relay))
     if service.projections:
-        runner = ProjectionRunner(parts.database, parts.store, service.events.registry, list(service.projections.values()), tail=parts.tail)
-        workers.append(runner.run())
-    # Rung again after the commit: an append in a handler rang before others could see it.
-    effects = PostgresEffects(parts.database, parts.store, on_commit=parts.wake)
+        workers.append(Worker("projections", made.projections))
     if service.choreography:
-        workers.append(DeadlineWorker(service.choreography, effects).run())
+        workers.append(Worker("deadlines", made.deadlines))
     if service.subscriptions:
-        consumer = Consumer.connect(
-            service.subscriptions,
-            effects,
-            parts.publisher,
-            parts.kafka,
-            group=service.name,
-            values=decoder,
-            source=None if parts.kafka is not None else _log_source(service, parts, settings),
-            instance_id=settings.instance_id,
-            registry=service.events.registry,
-            personal=parts.personal,
-            copy_dead_letters_to=service.copy_dead_letters_to,
-        )
-        retrier = DeadLetterRetrier.connect(
-            service.subscriptions,
-            effects,
-            parts.publisher,
-            group=service.name,
-            values=decoder,
-            registry=service.events.registry,
-            personal=parts.personal,
-        )
-        workers += [consumer.run(), retrier.run()]
+        workers += [Worker("consumer", made.consumer), Worker("retrier", made.retrier)]
     return workers
 
 
-def _log_source(service: Service, parts: Parts, settings: Settings) -> PostgresSource:
-    """The log as what feeds the handlers, woken with everybody else who reads it."""
-    source = PostgresSource.connect(parts.database, parts.log, group=service.name, instance_id=settings.instance_id)
-    parts.wake_workers.append(source.wake)
-    return source
+class Workers:
+    """Makes workers, anew for every start of theirs."""
+
+    def __init__(self, service: Service, parts: Parts, settings: Settings, encoder: ValueEncoder, decoder: ValueDecoder) -> None:
+        self._service, self._parts, self._settings = service, parts, settings
+        self._encoder, self._decoder = encoder, decoder
+        self._log_source: PostgresSource | None = None
+        # Rung again after the commit: an append in a handler rang before others could see it.
+        self._effects = PostgresEffects(parts.database, parts.store, on_commit=parts.wake)
+
+    def relay(self) -> Relay:
+        """The log into Kafka."""
+        kafka = self._parts.kafka
+        assert kafka is not None, "a relay needs Kafka"
+        self._parts.relay = Relay(
+            self._parts.log,
+            KafkaRelayBroker(kafka),
+            PostgresRelayPositions(self._parts.database),
+            event_source=f"/services/{self._service.name}",
+            values=self._encoder,
+            instance_id=self._settings.instance_id,
+            options=RelayOptions(topic_prefix=kafka.topic_prefix),
+            metrics=self._parts.metrics,
+        )
+        return self._parts.relay
+
+    def wake(self) -> None:
+        """There may be something new in the log."""
+        if self._parts.relay is not None:
+            self._parts.relay.wake()
+        if self._log_source is not None:
+            self._log_source.wake()
+
+    def projections(self) -> ProjectionRunner:
+        """Read models from the log."""
+        service, parts = self._service, self._parts
+        return ProjectionRunner(parts.database, parts.store, service.events.registry, list(service.projections.values()), tail=parts.tail)
+
+    def deadlines(self) -> DeadlineWorker:
+        """The deadlines of sagas."""
+        return DeadlineWorker(self._service.choreography, self._effects)
+
+    def consumer(self) -> Consumer:
+        """Kafka, or the log itself, to the handlers."""
+        parts, service = self._parts, self._service
+        if parts.kafka is None:
+            self._log_source = PostgresSource.connect(parts.database, parts.log, group=service.name, instance_id=self._settings.instance_id)
+        parts.consumer = Consumer.connect(
+            service.subscriptions,
+            self._effects,
+            parts.publisher,
+            parts.kafka,
+            group=service.name,
+            values=self._decoder,
+            source=self._log_source,
+            copy_dead_letters_to=service.copy_dead_letters_to,
+            instance_id=self._settings.instance_id,
+            registry=self._service.events.registry,
+            personal=self._parts.personal,
+            metrics=self._parts.metrics,
+        )
+        return parts.consumer
+
+    def retrier(self) -> DeadLetterRetrier:
+        """Dead letters that somebody wants tried again."""
+        return DeadLetterRetrier.connect(
+            self._service.subscriptions,
+            self._effects,
+            self._parts.publisher,
+            group=self._service.name,
+            values=self._decoder,
+            registry=self._service.events.registry,
+            personal=self._parts.personal,
+        )

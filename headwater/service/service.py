@@ -36,6 +36,7 @@ from headwater.eventstore import (
 )
 from headwater.kafka import JSON_DECODER, JSON_ENCODER, KafkaSecurity, KafkaSettings, ValueDecoder, ValueEncoder, check_broker
 from headwater.messages import Event, are_events_personal
+from headwater.metrics import NO_METRICS, Metrics
 from headwater.postgres import CONNECTIONS_MAX, CallerConnection, Database, apply_migrations, require_current_schema, topic_prefix
 from headwater.privacy import ForgottenSubject, KeySource, MasterKey, PersonalData, PostgresSubjectKeys, require_cipher
 from headwater.projections import (
@@ -56,8 +57,9 @@ from headwater.sagas import definition_of as saga_definition_of
 from headwater.schemas import AvroDecoder, AvroEncoder, KafkaSchemaBoard, PostgresSchemas, SchemaBoard, SchemaRegistry
 from headwater.service.events import ServiceEvents
 from headwater.service.parts import Parts, workers_of
-from headwater.supervision import supervised
+from headwater.supervision import Supervisor, supervised
 from headwater.telemetry import configure_logging_once
+from headwater.tracing import producer_span
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,59}")
 
@@ -89,6 +91,7 @@ class Service:
         key_source: finds the keys of personal data that other services sealed; without one, their events come redacted.
         copy_dead_letters_to: `MessageDeadLettered`, or a subclass: every dead letter is also appended as an event of this class, for whoever
             subscribes to it.
+        metrics: where measurements go, like `PrometheusMetrics()`; by default nowhere. `headwater run --http` sees to it by itself.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class Service:
         cached_streams_max: int = 0,
         key_source: KeySource | None = None,
         copy_dead_letters_to: type[MessageDeadLettered] | None = None,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         if not _NAME.fullmatch(name):
             raise UsageError(
@@ -116,6 +120,7 @@ class Service:
         self.events = ServiceEvents(self)
         self.subscriptions = Subscriptions()
         self.choreography = Choreography(self.subscriptions)
+        self.metrics = metrics
         self.projections: dict[str, AnyProjection] = {}
         self._settings, self._cached_streams_max, self._key_source = settings, cached_streams_max, key_source
         self.copy_dead_letters_to = copy_dead_letters_to
@@ -225,7 +230,7 @@ class Service:
     async def _open(self, *, workers: bool) -> None:
         if self._stack is not None:
             raise UsageError(f"the service {self.name!r} is open already")
-        settings = self._settings or load_settings()
+        settings = self.current_settings()
         configure_logging_once(settings.log_format, settings.log_level)
         async with AsyncExitStack() as stack:
             source = self.source_with(settings)
@@ -234,7 +239,8 @@ class Service:
                 encoder, decoder = await self._codecs(parts)
                 await register_projections(parts.database, self.events.registry, list(self.projections.values()))
                 await require_source(parts.database, self.name, source)
-                await stack.enter_async_context(supervised(workers_of(self, parts, settings, encoder, decoder)))
+                parts.supervisor = Supervisor(workers_of(self, parts, settings, encoder, decoder), metrics=self.metrics)
+                await stack.enter_async_context(supervised(parts.supervisor))
             self._parts, self._stack = parts, stack.pop_all()
 
     async def _close(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool | None:
@@ -317,6 +323,15 @@ class Service:
         return StreamCache(streams_max=self._cached_streams_max, clock=clock) if self._cached_streams_max else None
 
     # -- using --------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be used now."""
+        return self._parts is not None
+
+    def current_settings(self) -> Settings:
+        """The settings given, or those of the environment and the configuration file now."""
+        return self._settings or load_settings()
 
     def open_parts(self) -> Parts:
         """What is there while the service is open.
@@ -426,18 +441,19 @@ class Service:
             StorageUnavailable: outcome unknown; repeat with the same command id.
         """
         parts = self.open_parts()
-        decision = await decide(
-            parts.store,
-            self.events.registry,
-            decider,
-            stream_name,
-            command,
-            connection=connection,
-            command_id=command_id,
-            snapshots=parts.snapshots,
-            cache=parts.stream_cache,
-            personal=parts.personal,
-        )
+        with producer_span("decide", stream_name):
+            decision = await decide(
+                parts.store,
+                self.events.registry,
+                decider,
+                stream_name,
+                command,
+                connection=connection,
+                command_id=command_id,
+                snapshots=parts.snapshots,
+                cache=parts.stream_cache,
+                personal=parts.personal,
+            )
         if decision.result is not None:
             # What a repeated command stored before, maybe in another process, is its caller's own write, too.
             parts.store.note_written(decision.result.global_position)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from headwater.testing.memory_effects import MemoryEffects
     from headwater.testing.memory_keys import MemorySubjectKeys
     from headwater.testing.memory_leases import MemoryLeases
+    from headwater.testing.memory_metrics import MemoryMetrics
     from headwater.testing.memory_projections import MemoryReadModels
     from headwater.testing.memory_sagas import MemorySagas
     from headwater.testing.memory_service import MemoryService, memory_service
@@ -39,6 +40,7 @@ _HOMES = {
     "MemoryEffects": "headwater.testing.memory_effects",
     "MemoryEventStore": "headwater.testing.memory_store",
     "MemoryLeases": "headwater.testing.memory_leases",
+    "MemoryMetrics": "headwater.testing.memory_metrics",
     "MemoryReadModels": "headwater.testing.memory_projections",
     "MemorySagas": "headwater.testing.memory_sagas",
     "MemoryService": "headwater.testing.memory_service",
@@ -65,6 +67,7 @@ __all__ = [
     "MemoryEffects",
     "MemoryEventStore",
     "MemoryLeases",
+    "MemoryMetrics",
     "MemoryReadModels",
     "MemorySagas",
     "MemoryService",

@@ -247,6 +247,14 @@ class MemorySource:
         self._require_broker()
         return {partition: self.topics.range_of(partition) for partition in partitions}
 
+    async def unread(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        await self._clock.sleep(0)
+        self._require_broker()
+        await self.topics.relay()
+        return {
+            partition: self.topics.range_of(partition).end - self._next[partition] for partition in partitions if partition in self._next
+        }
+
     def start_at(self, partition: Partition, offset: int) -> None:
         self._next[partition] = offset
         self._paused.discard(partition)

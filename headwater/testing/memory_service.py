@@ -57,6 +57,8 @@ class MemoryParts:
         self.snapshots = MemorySnapshotStore()
         self.stream_cache = service.new_stream_cache(clock=clock)
         self.kafka: str | None = None
+        self.supervisor = self.relay = None
+        self.consumer: Consumer | None = None
 
     def listen(self) -> None:
         """There is no other process."""
@@ -168,7 +170,9 @@ class MemoryService:
             retry_policy=_RETRY_POLICY,
             copy_dead_letters_to=self._service.copy_dead_letters_to,
             limits=_LIMITS,
+            metrics=self._service.metrics,
         )
+        parts.consumer = consumer
         deadlines = DeadlineWorker(self._service.choreography, parts.effects, poll_seconds_max=_DEADLINE_POLL_SECONDS)
         with self._service.choreography.kept_in(parts.sagas, clock=parts.clock):
             self._worker = asyncio.create_task(consumer.run(), name=f"headwater in memory {self._service.name}")

@@ -1,0 +1,118 @@
+"""Spans of OpenTelemetry, where an application has set it up: a producer span for an append, a consumer span for a handler's call.
+
+The context of the producer span is kept in the event's metadata as a W3C `traceparent` and travels to Kafka in the header of that name. A handler's
+span begins a trace of its own and is linked to that context: it works in a batch, maybe days later, so it is no part of the writer's request.
+Where opentelemetry-api is not installed, or no tracer provider was set, nothing of this happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sized
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from opentelemetry import trace
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Link, Tracer
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    _is_installed = True
+else:
+    try:
+        from opentelemetry import trace
+        from opentelemetry.context import Context
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+    except ModuleNotFoundError:
+        _is_installed = False
+    else:
+        _is_installed = True
+
+TRACER_NAME: Final = "headwater"
+NO_SPAN: Final = nullcontext()
+_produced_under: ContextVar[str | None] = ContextVar("headwater_produced_under", default=None)
+
+
+def is_on() -> bool:
+    """Whether spans are recorded: a tracer provider was set. Ask once a batch."""
+    return _is_installed and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider | trace.NoOpTracerProvider)
+
+
+def produced_under() -> str | None:
+    """The `traceparent` that events made now carry: of the producer span around, if there is one."""
+    return _produced_under.get()
+
+
+def producer_span(operation: str, destination: str, messages: object = None) -> AbstractContextManager[None]:
+    """A span around the storing of events, whose context they carry. Inside another producer span it is that one.
+
+    Args:
+        operation: `append` or `publish`.
+        destination: the stream, or the type; only a stream's category stands in the span's name, for names must be few.
+        messages: what is stored, to be counted; one where nothing is given.
+    """
+    if not is_on() or _produced_under.get() is not None:
+        return NO_SPAN
+    return _producer_span(operation, destination, len(messages) if isinstance(messages, Sized) else 1)
+
+
+def consumer_span(
+    handler_name: str, *, group: str, topic: str, event_id: str, event_type: str, metadata: Mapping[str, str]
+) -> AbstractContextManager[None]:
+    """A span around one call of a handler, linked to the context that its event carries. Only where `is_on()`."""
+    return _consumer_span(
+        handler_name,
+        {
+            "messaging.system": "kafka",
+            "messaging.operation.type": "process",
+            "messaging.destination.name": topic,
+            "messaging.consumer.group.name": group,
+            "messaging.message.id": event_id,
+            "headwater.event_type": event_type,
+            "headwater.handler": handler_name,
+        },
+        metadata,
+    )
+
+
+@contextmanager
+def _producer_span(operation: str, destination: str, event_count: int) -> Generator[None]:
+    category = destination.partition("-")[0]
+    attributes: dict[str, str | int] = {
+        "messaging.system": "headwater",
+        "messaging.operation.type": "send",
+        "messaging.destination.name": category,
+        "messaging.batch.message_count": event_count,
+        "headwater.stream_name": destination,
+    }
+    with _tracer().start_as_current_span(f"{operation} {category}", kind=trace.SpanKind.PRODUCER, attributes=attributes):
+        carrier: dict[str, str] = {}
+        TraceContextTextMapPropagator().inject(carrier)
+        token = _produced_under.set(carrier.get("traceparent"))
+        try:
+            yield
+        finally:
+            _produced_under.reset(token)
+
+
+@contextmanager
+def _consumer_span(handler_name: str, attributes: Mapping[str, str], metadata: Mapping[str, str]) -> Generator[None]:
+    # What a handler appends belongs to the handler's span, even where an append around the consumer runs under another.
+    token = _produced_under.set(None)
+    try:
+        with _tracer().start_as_current_span(
+            f"process {handler_name}", context=Context(), kind=trace.SpanKind.CONSUMER, attributes=attributes, links=_links(metadata)
+        ):
+            yield
+    finally:
+        _produced_under.reset(token)
+
+
+def _links(metadata: Mapping[str, str]) -> list[Link]:
+    context = trace.get_current_span(TraceContextTextMapPropagator().extract(metadata, context=Context())).get_span_context()
+    return [trace.Link(context)] if context.is_valid else []
+
+
+def _tracer() -> Tracer:
+    return trace.get_tracer(TRACER_NAME)
