@@ -24,31 +24,44 @@ a handler uses is away (tried again without counting against the message); a rec
 Handlers see a message again after any failed attempt, so effects outside this database may happen twice: give them `Context.idempotency_key`.
 """
 
+from headwater.bus.clockwork import Clockwork, DueWork
 from headwater.bus.consumer import Consumer, PartitionStatus
 from headwater.bus.context import Context, PublishesEvents
+from headwater.bus.cron import Cron
 from headwater.bus.dead_letters import DeadLetter
+from headwater.bus.delivering import DueMessages
 from headwater.bus.desk import ALL_STATUSES, OPEN_STATUSES, DeadLetterDesk, KeptLetter, LetterFilter, LetterStatus
+from headwater.bus.firing import DueSchedules
 from headwater.bus.kafka import KafkaSource
 from headwater.bus.ports import EffectsRefused, EffectStore, EffectTransaction, MessageSource, OffsetOutOfRange, RebalanceListener
 from headwater.bus.postgres import DeadLetters, PostgresEffects
+from headwater.bus.postgres_schedules import PostgresSchedules, ScheduleDesk
 from headwater.bus.retries import RetryPolicy
 from headwater.bus.retrying import DeadLetterRetrier, LetterRetries, PostgresLetterRetries
+from headwater.bus.schedules import DueSchedule, Firing, MakesEvent, Missed, Schedule, Schedules, ScheduleStatus, ScheduleStore
 from headwater.bus.subscriptions import Handler, HandlerDecorator, Subscriptions
 from headwater.bus.values import ConsumerLimits, LastRecord, Move, PartitionPosition, SourceRecord
 
 __all__ = [
     "ALL_STATUSES",
     "OPEN_STATUSES",
+    "Clockwork",
     "Consumer",
     "ConsumerLimits",
     "Context",
+    "Cron",
     "DeadLetter",
     "DeadLetterDesk",
     "DeadLetterRetrier",
     "DeadLetters",
+    "DueMessages",
+    "DueSchedule",
+    "DueSchedules",
+    "DueWork",
     "EffectStore",
     "EffectTransaction",
     "EffectsRefused",
+    "Firing",
     "Handler",
     "HandlerDecorator",
     "KafkaSource",
@@ -57,16 +70,24 @@ __all__ = [
     "LetterFilter",
     "LetterRetries",
     "LetterStatus",
+    "MakesEvent",
     "MessageSource",
+    "Missed",
     "Move",
     "OffsetOutOfRange",
     "PartitionPosition",
     "PartitionStatus",
     "PostgresEffects",
     "PostgresLetterRetries",
+    "PostgresSchedules",
     "PublishesEvents",
     "RebalanceListener",
     "RetryPolicy",
+    "Schedule",
+    "ScheduleDesk",
+    "ScheduleStatus",
+    "ScheduleStore",
+    "Schedules",
     "SourceRecord",
     "Subscriptions",
 ]

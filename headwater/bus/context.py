@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, Protocol, overload
 from uuid import UUID, uuid5
 
 from headwater.clock import SYSTEM_CLOCK, Clock
@@ -23,6 +23,7 @@ from headwater.messages import (
     NewEvent,
     RecordedEvent,
 )
+from headwater.outbox import Cancellation, DueTime, ScheduledMessage
 from headwater.postgres import CallerConnection, Connection
 from headwater.privacy import REDACTING, OpensEvents
 
@@ -44,6 +45,16 @@ class PublishesEvents(Protocol):
         key: str | None = None,
         connection: CallerConnection | None = None,
     ) -> AppendResult: ...
+    async def schedule(
+        self,
+        event: str | Event,
+        data: Mapping[str, Any] | None = None,
+        *,
+        due: DueTime,
+        key: str | None = None,
+        connection: CallerConnection | None = None,
+    ) -> ScheduledMessage: ...
+    async def cancel(self, message_id: UUID, *, connection: CallerConnection | None = None) -> Cancellation: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +94,34 @@ class Context:
         several = (events,) if isinstance(events, (Event, NewEvent)) else events
         return await self._open_transaction().append(stream_name, several, expected_version=expected_version)
 
-    async def publish(self, event: str | Event, data: Mapping[str, Any] | None = None, *, key: str | None = None) -> AppendResult:
-        """Send a message that is no fact of a stream, if and only if this message's effects are kept; see `Publisher.publish`."""
-        publisher = self._surroundings.publisher
-        if publisher is None:
-            raise UsageError("this consumer has no publisher; give it one: Consumer(..., publisher=Publisher(store, registry))")
-        return await publisher.publish(event, data, key=key, connection=self._open_transaction().joining)
+    @overload
+    async def publish(self, event: str | Event, data: Mapping[str, Any] | None = None, *, key: str | None = None) -> AppendResult: ...
+    @overload
+    async def publish(
+        self, event: str | Event, data: Mapping[str, Any] | None = None, *, deliver_at: datetime, key: str | None = None
+    ) -> ScheduledMessage: ...
+    @overload
+    async def publish(
+        self, event: str | Event, data: Mapping[str, Any] | None = None, *, deliver_after: timedelta, key: str | None = None
+    ) -> ScheduledMessage: ...
+    async def publish(
+        self,
+        event: str | Event,
+        data: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        deliver_at: datetime | None = None,
+        deliver_after: timedelta | None = None,
+    ) -> AppendResult | ScheduledMessage:
+        """Send a message that is no fact of a stream, now or later, if and only if this message's effects are kept; see `ServiceEvents.publish`."""
+        publisher, joining = self._publisher(), self._open_transaction().joining
+        if (due := DueTime.of(deliver_at, deliver_after)) is not None:
+            return await publisher.schedule(event, data, due=due, key=key, connection=joining)
+        return await publisher.publish(event, data, key=key, connection=joining)
+
+    async def cancel(self, message_id: UUID) -> Cancellation:
+        """Take a message for later back, if and only if this message's effects are kept; see `ServiceEvents.cancel`."""
+        return await self._publisher().cancel(message_id, connection=self._open_transaction().joining)
 
     def read_stream(
         self, stream_name: str, *, from_version: int | None = None, backwards: bool = False, limit: int | None = None
@@ -163,6 +196,12 @@ class Context:
     def close(self) -> None:
         """The handler returned: whatever it left running must not act in the next message's transaction."""
         self._transaction = None
+
+    def _publisher(self) -> PublishesEvents:
+        publisher = self._surroundings.publisher
+        if publisher is None:
+            raise UsageError("this consumer has no publisher; give it one: Consumer(..., publisher=Publisher(store, registry))")
+        return publisher
 
     def _open_transaction(self) -> EffectTransaction:
         if self._transaction is None:

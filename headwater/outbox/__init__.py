@@ -8,6 +8,8 @@ States of a relay: waiting for the lease → session → waiting. A session: top
 category needs its topic fenced, when a stopped partition is due, or after half a day; it ends badly at the first failure of anything. Either
 way its producer is dropped without flushing, and the next session fences, looks and goes on.
 
+Messages for later (`ScheduledMessages`) wait in a table of their own until they are due, and are appended to the log then; the bus delivers them.
+
 A record's value is made by the `ValueEncoder` given. It is prepared for the types of a slice before any of its events is encoded: an Avro schema is
 registered and published before the first record that needs it, and a crash in between leaves a schema that nobody needed yet, which is found again.
 
@@ -36,10 +38,27 @@ from headwater.outbox.ports import (
     TailReader,
 )
 from headwater.outbox.postgres import PostgresRelayPositions
+from headwater.outbox.postgres_scheduled import PostgresScheduledMessages
 from headwater.outbox.publisher import Publisher, outbox_stream
 from headwater.outbox.relay import Relay, RelayStatus
+from headwater.outbox.scheduled import (
+    DELIVER_AHEAD_MAX,
+    SCHEDULED_BYTES_MAX,
+    SCHEDULED_LISTED_MAX,
+    Cancellation,
+    DueTime,
+    ScheduledCounts,
+    ScheduledMessage,
+    ScheduledMessages,
+    SealsEvents,
+)
 
 __all__ = [
+    "DELIVER_AHEAD_MAX",
+    "SCHEDULED_BYTES_MAX",
+    "SCHEDULED_LISTED_MAX",
+    "Cancellation",
+    "DueTime",
     "FencedWriter",
     "KafkaRelayBroker",
     "Lease",
@@ -47,6 +66,7 @@ __all__ = [
     "PartitionFacts",
     "PartitionPosition",
     "PostgresRelayPositions",
+    "PostgresScheduledMessages",
     "Publisher",
     "Relay",
     "RelayBatch",
@@ -56,6 +76,10 @@ __all__ = [
     "RelayProgress",
     "RelaySource",
     "RelayStatus",
+    "ScheduledCounts",
+    "ScheduledMessage",
+    "ScheduledMessages",
+    "SealsEvents",
     "ShardFacts",
     "TailReader",
     "outbox_stream",

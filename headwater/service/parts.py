@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from headwater.bus import Consumer, DeadLetterRetrier, DeadLetters, PostgresEffects
+from headwater.bus import (
+    Clockwork,
+    Consumer,
+    DeadLetterRetrier,
+    DeadLetters,
+    DueMessages,
+    DueSchedules,
+    DueWork,
+    PostgresEffects,
+    PostgresSchedules,
+)
 from headwater.config import Settings
 from headwater.eventstore import (
     LogDoorbell,
@@ -16,14 +26,14 @@ from headwater.eventstore import (
     WatchedEventStore,
 )
 from headwater.kafka import KafkaSettings, ValueDecoder, ValueEncoder
-from headwater.outbox import KafkaRelayBroker, PostgresRelayPositions, Publisher, Relay, RelayOptions
+from headwater.outbox import KafkaRelayBroker, PostgresRelayPositions, PostgresScheduledMessages, Publisher, Relay, RelayOptions
 from headwater.postgres import Database
 from headwater.privacy import PersonalData
 from headwater.projections import (
     ProjectionRunner,
     ReadModels,
 )
-from headwater.sagas import DeadlineWorker, Sagas
+from headwater.sagas import SagaDeadlines, Sagas
 
 if TYPE_CHECKING:
     from headwater.service.service import Service
@@ -41,7 +51,8 @@ class Parts:
         self.store = WatchedEventStore(PersonalEventStore(self.log, personal), on_append=self._appended)
         self.tail = LogTail(self.store)
         self.wake_workers.append(self.tail.wake)
-        self.publisher = Publisher(self.store, service.events.registry)
+        self.scheduled = PostgresScheduledMessages(database, personal, on_schedule=self._appended)
+        self.publisher = Publisher(self.store, service.events.registry, scheduled=self.scheduled)
         self.read_models = ReadModels(database, self.store, service.events.registry, wake=self.wake)
         self.dead_letters = DeadLetters(database, group=service.name)
         self.sagas = Sagas(database)
@@ -85,8 +96,9 @@ def workers_of(
         workers.append(runner.run())
     # Rung again after the commit: an append in a handler rang before others could see it.
     effects = PostgresEffects(parts.database, parts.store, on_commit=parts.wake)
-    if service.choreography:
-        workers.append(DeadlineWorker(service.choreography, effects).run())
+    clockwork = Clockwork(*due_works(service, parts, effects))
+    parts.wake_workers.append(clockwork.wake)
+    workers.append(clockwork.run())
     if service.subscriptions:
         consumer = Consumer.connect(
             service.subscriptions,
@@ -110,3 +122,13 @@ def workers_of(
         )
         workers += [consumer.run(), retrier.run()]
     return workers
+
+
+def due_works(service: Service, parts: Parts, effects: PostgresEffects) -> list[DueWork]:
+    """What comes due on the database's clock: messages for later, also those of services that do not run, recurring schedules, sagas' deadlines."""
+    works: list[DueWork] = [DueMessages(parts.scheduled, parts.store, effects)]
+    if service.schedules:
+        works.append(DueSchedules(service.name, service.schedules, PostgresSchedules(parts.database, service.name), effects))
+    if service.choreography:
+        works.append(SagaDeadlines(service.choreography, effects))
+    return works

@@ -48,6 +48,7 @@ from headwater.sagas import definition_of as saga_definition_of
 from headwater.schemas import AvroDecoder, AvroEncoder, KafkaSchemaBoard, PostgresSchemas, SchemaBoard, SchemaRegistry
 from headwater.service.events import ServiceEvents
 from headwater.service.parts import Parts, workers_of
+from headwater.service.schedules import DefinesSchedules
 from headwater.supervision import supervised
 from headwater.telemetry import configure_logging_once
 
@@ -67,7 +68,7 @@ SagaClassT = TypeVar("SagaClassT", bound=type[Saga])
 AnyProjectionT = TypeVar("AnyProjectionT", bound="type[Projection | SqlProjection]")
 
 
-class Service:
+class Service(DefinesSchedules):
     """A named part of a system, with its log, its handlers and its read models.
 
     Args:
@@ -99,6 +100,7 @@ class Service:
         self.events = ServiceEvents(self)
         self.subscriptions = Subscriptions()
         self.choreography = Choreography(self.subscriptions)
+        super().__init__()
         self.projections: dict[str, AnyProjection] = {}
         self._settings, self._cached_streams_max, self._key_source = settings, cached_streams_max, key_source
         self._parts: Parts | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import cast
@@ -49,6 +49,11 @@ class MemoryTransaction:
         self._letters: list[DeadLetter] = []
         self._moves: list[tuple[str, Move]] = []
         self._base_versions: dict[str, int] = {}
+        self._when_committed: list[Callable[[], object]] = []
+
+    def when_committed(self, act: Callable[[], object]) -> None:
+        """Call this if and when the transaction commits; what a savepoint undoes is forgotten."""
+        self._when_committed.append(act)
 
     @property
     def connection(self) -> Connection:
@@ -99,11 +104,12 @@ class MemoryTransaction:
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncGenerator[None]:
-        kept = len(self._appends)
+        kept, planned = len(self._appends), len(self._when_committed)
         try:
             yield
         except Exception:
             del self._appends[kept:]
+            del self._when_committed[planned:]
             raise
 
     def interpret(self, error: Exception) -> Exception:
@@ -137,6 +143,8 @@ class MemoryTransaction:
         self._effects.letters.extend(self._letters)
         for stream_name, _, prepared in self._appends:
             await self._effects.base.append(stream_name, prepared, expected_version=ANY)
+        for act in self._when_committed:
+            act()
 
     async def _version(self, stream_name: str) -> int:
         if stream_name not in self._base_versions:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast
 
-from headwater.bus import Consumer, ConsumerLimits, DeadLetter, RetryPolicy
+from headwater.bus import Clockwork, Consumer, ConsumerLimits, DeadLetter, DueMessages, DueSchedules, DueWork, RetryPolicy
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import HandlerFailed, UsageError
 from headwater.eventstore import EventStore, LogTail, PersonalEventStore, WatchedEventStore
 from headwater.messages import Event, RecordedEvent
 from headwater.outbox import Publisher
 from headwater.privacy import PersonalData
-from headwater.sagas import DeadlineWorker
+from headwater.sagas import SagaDeadlines
 from headwater.schemas import AvroDecoder
 from headwater.service import Service
 from headwater.testing.memory_bus import MemorySource, MemoryTopics
@@ -22,6 +22,7 @@ from headwater.testing.memory_effects import MemoryDeadLetters
 from headwater.testing.memory_keys import MemorySubjectKeys
 from headwater.testing.memory_projections import MemoryReadModels
 from headwater.testing.memory_sagas import MemorySagaEffects, MemorySagaStore
+from headwater.testing.memory_scheduled import MemoryScheduledMessages, MemorySchedules
 from headwater.testing.memory_schemas import MemorySchemaBoard, MemorySchemas
 from headwater.testing.memory_snapshots import MemorySnapshotStore
 from headwater.testing.memory_store import MemoryEventStore
@@ -51,7 +52,9 @@ class MemoryParts:
         self.store = WatchedEventStore(PersonalEventStore(self.effects.store, self.personal), on_append=_nobody_to_wake)
         self.tail = LogTail(self.store)
         self.log.on_append(self.tail.wake)
-        self.publisher = Publisher(self.store, registry)
+        self.scheduled = MemoryScheduledMessages(self.log, clock=clock, personal=self.personal)
+        self.schedules = MemorySchedules(clock=clock)
+        self.publisher = Publisher(self.store, registry, scheduled=self.scheduled)
         self.read_models = MemoryReadModels(self.store, registry)
         self.dead_letters: MemoryDeadLetters = self.effects.dead_letters
         self.snapshots = MemorySnapshotStore()
@@ -74,7 +77,8 @@ class MemoryService:
     def __init__(self, service: Service, parts: MemoryParts) -> None:
         """Use `memory_service`, which also starts the handlers."""
         self._service, self._parts = service, parts
-        self._worker: asyncio.Task[None] | None = None
+        self._workers: list[asyncio.Task[None]] = []
+        self._works: list[DueWork] = []
         self._letters_seen = 0
 
     @property
@@ -124,22 +128,22 @@ class MemoryService:
             raise failure
 
     async def _is_settled(self) -> bool:
-        if self._worker is None:
-            return True
-        if self._worker.done():
-            # Nothing but its own failure ends it.
-            await self._worker
-        # Before and after: a deadline may send what handlers then take, and a handler may set a deadline that is due at once.
-        return not await self._is_deadline_due() and await self._is_everything_handled() and not await self._is_deadline_due()
+        for worker in self._workers:
+            if worker.done():
+                # Nothing but its own failure ends it.
+                await worker
+        # Before and after: what was due may send what handlers then take, and a handler may plan what is due at once.
+        return not await self._is_something_due() and await self._is_everything_handled() and not await self._is_something_due()
 
-    async def _is_deadline_due(self) -> bool:
-        async with self._parts.effects.transaction() as transaction:
-            seconds = await self._service.choreography.seconds_to_next_deadline(transaction)
-        return seconds is not None and seconds <= 0
+    async def _is_something_due(self) -> bool:
+        moments = [await work.seconds_to_next() for work in self._works]
+        return any(seconds is not None and seconds <= 0 for seconds in moments)
 
     async def _is_everything_handled(self) -> bool:
         topics = self._parts.topics
         await topics.relay()
+        if not self._service.subscriptions:
+            return True
         for partition in topics.partitions(self._service.subscriptions.topics):
             position = self._parts.effects.position(self._service.name, partition)
             if position is None or position.next_offset < topics.range_of(partition).end:
@@ -148,12 +152,32 @@ class MemoryService:
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Give the events to the handlers while the block runs."""
-        if not self._service.subscriptions:
-            yield
-            return
+        """Give the events to the handlers, and do what is due, while the block runs."""
+        parts, service = self._parts, self._service
+        self._works = [DueMessages(parts.scheduled, parts.store, parts.effects)]
+        if service.schedules:
+            self._works.append(DueSchedules(service.name, service.schedules, parts.schedules, parts.effects))
+        if service.choreography:
+            self._works.append(SagaDeadlines(service.choreography, parts.effects))
+        clockwork = Clockwork(*self._works, poll_seconds_max=_DEADLINE_POLL_SECONDS)
+        with service.choreography.kept_in(parts.sagas, clock=parts.clock):
+            self._start(clockwork.run(), "clockwork")
+            if service.subscriptions:
+                self._start(self._consumer().run(), "consumer")
+            try:
+                yield
+            finally:
+                for task in self._workers:
+                    task.cancel()
+                await asyncio.wait(self._workers)
+                self._workers.clear()
+
+    def _start(self, worker: Coroutine[Any, Any, None], name: str) -> None:
+        self._workers.append(asyncio.create_task(worker, name=f"headwater in memory {self._service.name}: {name}"))
+
+    def _consumer(self) -> Consumer:
         parts = self._parts
-        consumer = Consumer(
+        return Consumer(
             group=self._service.name,
             subscriptions=self._service.subscriptions,
             source=MemorySource(parts.topics),
@@ -166,18 +190,6 @@ class MemoryService:
             retry_policy=_RETRY_POLICY,
             limits=_LIMITS,
         )
-        deadlines = DeadlineWorker(self._service.choreography, parts.effects, poll_seconds_max=_DEADLINE_POLL_SECONDS)
-        with self._service.choreography.kept_in(parts.sagas, clock=parts.clock):
-            self._worker = asyncio.create_task(consumer.run(), name=f"headwater in memory {self._service.name}")
-            tasks = [self._worker]
-            if self._service.choreography:
-                tasks.append(asyncio.create_task(deadlines.run(), name=f"headwater in memory {self._service.name}: deadlines"))
-            try:
-                yield
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.wait(tasks)
 
 
 @asynccontextmanager
