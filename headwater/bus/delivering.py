@@ -17,6 +17,8 @@ from headwater.telemetry import logger
 
 DUE_BATCH_MAX: Final = 60
 """Messages delivered in one transaction, at most: with 1 MiB each they still fit into one append."""
+LOCK_WAIT_SECONDS_MAX: Final = 2.0
+"""How long a delivery waits for a stream that somebody's open transaction holds; then that stream is tried again later."""
 FAILED_DELIVERY: Final = RetryPolicy(first_delay_seconds=1.0, delay_factor=3.0, delay_seconds_max=300.0)
 """When a delivery that failed is tried again; for ever, until it succeeds or somebody cancels the message."""
 
@@ -48,6 +50,7 @@ class DueMessages:
         claimed: Sequence[ScheduledMessage] = ()
         try:
             async with self._effects.transaction() as transaction:
+                await transaction.limit_lock_wait(LOCK_WAIT_SECONDS_MAX)
                 claimed = await self._scheduled.claim(limit=limit, connection=transaction.joining)
                 if claimed:
                     await self._store.append_to_streams(_appends(claimed), connection=transaction.joining)

@@ -102,6 +102,9 @@ class MemoryTransaction:
     def appended(self, event_id: UUID) -> RecordedEvent | None:
         return next((event for _, recorded, _ in self._appends for event in recorded if event.event_id == event_id), None)
 
+    async def limit_lock_wait(self, seconds: float) -> None:
+        """Nothing is locked here."""
+
     @asynccontextmanager
     async def savepoint(self) -> AsyncGenerator[None]:
         kept, planned = len(self._appends), len(self._when_committed)
