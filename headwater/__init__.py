@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headwater.bus import Context
+    from headwater.bus import Context, Firing
     from headwater.eventstore import Decider, Decision
     from headwater.messages import ANY, NO_STREAM, STREAM_EXISTS, AppendResult, Event, NewEvent, RecordedEvent
     from headwater.personal import Personal
@@ -27,6 +27,7 @@ _HOMES = {
     "Decider": "headwater.eventstore",
     "Decision": "headwater.eventstore",
     "Event": "headwater.messages",
+    "Firing": "headwater.bus",
     "NewEvent": "headwater.messages",
     "Personal": "headwater.personal",
     "Projection": "headwater.projections",
@@ -51,6 +52,7 @@ __all__ = [
     "Decider",
     "Decision",
     "Event",
+    "Firing",
     "NewEvent",
     "Personal",
     "Projection",

@@ -1,4 +1,4 @@
-"""A process that delivers what is due and fires a schedule every second: python -m tests.fault.bus.later_process DSN"""
+"""A process that delivers what is due and fires a schedule every second: python -m tests.fault.bus.later_process DSN."""
 
 from __future__ import annotations
 

@@ -105,7 +105,9 @@ async def under_fire(dsn: str, seed: int) -> dict[str, int]:
                 assert together == sorted(together), f"seed {seed}, key {key}: {due_at} out of order"
         seconds = [orjson.loads(event.data)["due_at"] async for event in store.read_stream(f"seconds-outbox:{SCHEDULE}")]
         parsed = [datetime.fromisoformat(text) for text in seconds]
-        assert parsed == [parsed[0] + timedelta(seconds=number) for number in range(len(parsed))], f"seed {seed}: a second is missing or repeated"
+        assert parsed == [parsed[0] + timedelta(seconds=number) for number in range(len(parsed))], (
+            f"seed {seed}: a second is missing or repeated"
+        )
         return {"messages": messages.count, "kills": kills, "freezes": FAULTS - kills, "firings": len(parsed)}
 
 

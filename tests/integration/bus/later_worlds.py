@@ -166,9 +166,7 @@ class PostgresWorld(World):
 
 
 def nightly(schedules: Schedules, cron: str = "0 2 * * *", *, missed: Missed = Missed.LATEST, timezone: str = "UTC") -> None:
-    schedules.add(
-        "nightly", cron, lambda firing: NightCame(due_at=firing.due_at, is_late=firing.is_late), missed=missed, timezone=timezone
-    )
+    schedules.add("nightly", cron, lambda firing: NightCame(due_at=firing.due_at, is_late=firing.is_late), missed=missed, timezone=timezone)
 
 
 __all__ = ["SERVICE", "Cron", "Greeting", "MemoryWorld", "NightCame", "PostgresWorld", "Reminder", "World", "nightly"]

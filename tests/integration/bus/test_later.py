@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -10,9 +9,7 @@ import pytest
 from headwater.errors import HeadwaterError, InvalidEvent, InvalidStreamName, SubjectForgotten, UsageError
 from headwater.outbox import Cancellation, DueTime, ScheduledMessage
 from headwater.telemetry import Correlation, correlate
-from headwater.testing import MigratedDatabases
-from headwater.postgres import Database
-from tests.integration.bus.later_worlds import Greeting, MemoryWorld, PostgresWorld, Reminder, World
+from tests.integration.bus.later_worlds import Greeting, PostgresWorld, Reminder, World
 
 
 async def test_a_message_is_delivered_once_when_its_time_has_come(world: World) -> None:
@@ -20,7 +17,8 @@ async def test_a_message_is_delivered_once_when_its_time_has_come(world: World) 
         message = await world.remind(1, 60, key="a")
     assert await world.deliver() == 0
     seconds = await world.scheduled.seconds_to_next()
-    assert seconds is not None and 55 < seconds <= 60
+    assert seconds is not None
+    assert 55 < seconds <= 60
     await world.let_pass(61)
     assert await world.deliver() == 1
     assert await world.deliver() == 0
@@ -102,10 +100,12 @@ async def test_what_cannot_be_delivered_waits_with_its_error_and_holds_up_its_ow
     await world.deliver()
     assert await world.reminded("open") == [2, 4]
     seconds = await world.scheduled.seconds_to_next()
-    assert seconds is not None and 0 < seconds < 2, "it is tried again about a second later"
+    assert seconds is not None
+    assert 0 < seconds < 2, "it is tried again about a second later"
     waiting = (await _waiting(world))[0]
     assert waiting.attempts == 1
-    assert waiting.error is not None and waiting.error.startswith("StreamClosed: ")
+    assert waiting.error is not None
+    assert waiting.error.startswith("StreamClosed: ")
     await world.let_pass(seconds + 0.1)
     await world.deliver()
     assert [message.attempts for message in await _waiting(world)] == [2, 0]
@@ -146,7 +146,8 @@ async def test_what_cannot_be_meant_is_refused_and_nothing_is_kept(world: World)
     assert DueTime.of(None, None) is None
     too_far = DueTime.of(datetime.max.replace(tzinfo=UTC), None)
     soon = DueTime.of(None, timedelta())
-    assert too_far is not None and soon is not None
+    assert too_far is not None
+    assert soon is not None
     with pytest.raises(HeadwaterError, match="3650 days"):
         await world.publisher.schedule(Reminder(number=1), due=too_far)
     with pytest.raises(InvalidStreamName):

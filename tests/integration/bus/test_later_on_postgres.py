@@ -163,10 +163,10 @@ async def test_what_postgres_cannot_keep_is_refused_with_its_reason(world: Postg
 
 async def test_a_ring_wakes_the_clockwork_long_before_it_would_look(database: Database) -> None:
     """The worker polls every minute here, and delivers within a moment all the same."""
-    store, clockworks = PostgresEventStore(database), list[Clockwork]()
-    scheduled = PostgresScheduledMessages(database, on_schedule=lambda: clockworks[0].wake())
-    clockworks.append(Clockwork(DueMessages(scheduled, store, PostgresEffects(database, store)), poll_seconds_max=60.0))
-    running = asyncio.create_task(clockworks[0].run())
+    store, keeper = PostgresEventStore(database), PostgresScheduledMessages(database)
+    clockwork = Clockwork(DueMessages(keeper, store, PostgresEffects(database, store)), poll_seconds_max=60.0)
+    scheduled = PostgresScheduledMessages(database, on_schedule=clockwork.wake)
+    running = asyncio.create_task(clockwork.run())
     try:
         for number in range(3):
             await scheduled.schedule(f"reminding-{number}", NewEvent.of(Reminder(number=number)), DueTime(None, timedelta(seconds=0.2)))

@@ -30,11 +30,19 @@ BERLIN = "Europe/Berlin"
 
 def test_what_falls_into_the_hour_that_is_left_out_is_due_when_it_is_over() -> None:
     """On 29 March 2026 clocks go from 2:00 to 3:00, which is 1:00 UTC."""
-    assert due_times(Cron.of("30 2 * * *", BERLIN), datetime(2026, 3, 28, 0, tzinfo=UTC), 3) == ["03-28 01:30", "03-29 01:00", "03-30 00:30"]
+    assert due_times(Cron.of("30 2 * * *", BERLIN), datetime(2026, 3, 28, 0, tzinfo=UTC), 3) == [
+        "03-28 01:30",
+        "03-29 01:00",
+        "03-30 00:30",
+    ]
 
 
 def test_moments_that_fall_together_in_the_gap_are_due_once() -> None:
-    assert due_times(Cron.of("0,30 2,3 * * *", BERLIN), datetime(2026, 3, 28, 12, tzinfo=UTC), 3) == ["03-29 01:00", "03-29 01:30", "03-30 00:00"]
+    assert due_times(Cron.of("0,30 2,3 * * *", BERLIN), datetime(2026, 3, 28, 12, tzinfo=UTC), 3) == [
+        "03-29 01:00",
+        "03-29 01:30",
+        "03-30 00:00",
+    ]
 
 
 def test_what_comes_twice_when_clocks_are_put_back_is_due_the_first_time_alone() -> None:
@@ -72,7 +80,8 @@ def test_the_latest_moment_is_the_last_that_going_forward_finds(expression: str,
 
 
 @pytest.mark.parametrize(
-    "expression", ["", "* * * *", "61 * * * *", "0 0 30 2 *", "*/0 * * * *", "0 0 * * MON#9", "@daily", "1 " * 500, "0 0 * * * * *", "ü * * * *"]
+    "expression",
+    ["", "* * * *", "61 * * * *", "0 0 30 2 *", "*/0 * * * *", "0 0 * * MON#9", "@daily", "1 " * 500, "0 0 * * * * *", "ü * * * *"],
 )
 def test_what_is_no_cron_expression_is_refused_with_an_example(expression: str) -> None:
     with pytest.raises(UsageError, match="every day at six"):
