@@ -32,6 +32,7 @@ from headwater.bus.dead_letters import DeadLetter
 from headwater.bus.delivering import DueMessages
 from headwater.bus.desk import ALL_STATUSES, OPEN_STATUSES, DeadLetterDesk, KeptLetter, LetterFilter, LetterStatus
 from headwater.bus.firing import DueSchedules
+from headwater.bus.foreign import FOREIGN_VALUE_BYTES_MAX, FindsSchemas, ForeignFormat
 from headwater.bus.kafka import KafkaSource
 from headwater.bus.ports import EffectsRefused, EffectStore, EffectTransaction, MessageSource, OffsetOutOfRange, RebalanceListener
 from headwater.bus.postgres import DeadLetters, PostgresEffects
@@ -44,6 +45,7 @@ from headwater.bus.values import ConsumerLimits, LastRecord, Move, PartitionPosi
 
 __all__ = [
     "ALL_STATUSES",
+    "FOREIGN_VALUE_BYTES_MAX",
     "OPEN_STATUSES",
     "Clockwork",
     "Consumer",
@@ -61,7 +63,9 @@ __all__ = [
     "EffectStore",
     "EffectTransaction",
     "EffectsRefused",
+    "FindsSchemas",
     "Firing",
+    "ForeignFormat",
     "Handler",
     "HandlerDecorator",
     "KafkaSource",

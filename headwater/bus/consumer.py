@@ -11,6 +11,7 @@ from typing import Final, Self
 from headwater.bus.committing import ClaimsLost, Committing
 from headwater.bus.context import HandlerSurroundings, PublishesEvents
 from headwater.bus.dead_letters import message_of
+from headwater.bus.foreign import ForeignRecords, ForeignValues
 from headwater.bus.kafka import KafkaSource
 from headwater.bus.partition_work import PartitionWork
 from headwater.bus.ports import EffectStore, MessageSource, OffsetOutOfRange
@@ -66,7 +67,8 @@ class Consumer:
         randomness: Randomness = SYSTEM_RANDOMNESS,
     ) -> None:
         self._group, self._subscriptions, self._source, self._effects = group, subscriptions, source, effects
-        self._values = values
+        self._values = ForeignValues.around(values, subscriptions.foreign)
+        self._foreign = ForeignRecords(subscriptions.foreign)
         self._limits = limits or ConsumerLimits()
         self._topic_prefix = topic_prefix
         self._clock, self._randomness = clock, randomness
@@ -228,6 +230,7 @@ class Consumer:
         try:
             with self._idle():
                 received = await self._source.receive(limit=self._limits.batch_size_max, timeout_seconds=timeout)
+                received = self._foreign.translate(received)
                 # Where this fails, the source is opened anew, and the records come again.
                 await self._values.prepare(record.value for records in received.values() for record in records)
         except OffsetOutOfRange as error:

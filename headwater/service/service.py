@@ -47,6 +47,7 @@ from headwater.sagas import Choreography, Saga, Sagas
 from headwater.sagas import definition_of as saga_definition_of
 from headwater.schemas import AvroDecoder, AvroEncoder, KafkaSchemaBoard, PostgresSchemas, SchemaBoard, SchemaRegistry
 from headwater.service.events import ServiceEvents
+from headwater.service.foreign import ReadsForeignTopics
 from headwater.service.parts import Parts, workers_of
 from headwater.service.schedules import DefinesSchedules
 from headwater.supervision import supervised
@@ -68,7 +69,7 @@ SagaClassT = TypeVar("SagaClassT", bound=type[Saga])
 AnyProjectionT = TypeVar("AnyProjectionT", bound="type[Projection | SqlProjection]")
 
 
-class Service(DefinesSchedules):
+class Service(DefinesSchedules, ReadsForeignTopics):
     """A named part of a system, with its log, its handlers and its read models.
 
     Args:
