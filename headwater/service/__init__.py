@@ -9,6 +9,7 @@ away, a lost lease) the workers wait out themselves; a worker that ends by an er
 """
 
 from headwater.service.events import ServiceEvents
-from headwater.service.service import Service, Values
+from headwater.service.foreign import Values
+from headwater.service.service import Service
 
 __all__ = ["Service", "ServiceEvents", "Values"]

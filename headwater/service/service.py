@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias, TypeVar, get_args, overload
+from typing import Any, Self, TypeVar, get_args, overload
 from uuid import UUID
 
 from headwater.bus import DeadLetters, HandlerDecorator, Subscriptions
@@ -26,7 +26,7 @@ from headwater.eventstore import (
     Subscription,
     decide,
 )
-from headwater.kafka import JSON_ENCODER, KafkaSecurity, KafkaSettings, ValueEncoder, check_broker
+from headwater.kafka import KafkaSecurity, KafkaSettings, ValueEncoder, check_broker
 from headwater.messages import Event, are_events_personal
 from headwater.postgres import CallerConnection, Database, apply_migrations, require_current_schema, topic_prefix
 from headwater.privacy import ForgottenSubject, KeySource, MasterKey, PersonalData, PostgresSubjectKeys, require_cipher
@@ -47,16 +47,13 @@ from headwater.sagas import Choreography, Saga, Sagas
 from headwater.sagas import definition_of as saga_definition_of
 from headwater.schemas import AvroDecoder, AvroEncoder, KafkaSchemaBoard, PostgresSchemas, SchemaBoard, SchemaRegistry
 from headwater.service.events import ServiceEvents
-from headwater.service.foreign import ReadsForeignTopics
+from headwater.service.foreign import ForeignTopics, Values, encoder_by_category
 from headwater.service.parts import Parts, workers_of
 from headwater.service.schedules import DefinesSchedules
 from headwater.supervision import supervised
 from headwater.telemetry import configure_logging_once
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,59}")
-
-Values: TypeAlias = Literal["avro", "json"]
-"""How a service writes its events to Kafka; it reads both."""
 
 State = TypeVar("State")
 Command = TypeVar("Command")
@@ -69,7 +66,7 @@ SagaClassT = TypeVar("SagaClassT", bound=type[Saga])
 AnyProjectionT = TypeVar("AnyProjectionT", bound="type[Projection | SqlProjection]")
 
 
-class Service(DefinesSchedules, ReadsForeignTopics):
+class Service(DefinesSchedules, ForeignTopics):
     """A named part of a system, with its log, its handlers and its read models.
 
     Args:
@@ -257,8 +254,9 @@ class Service(DefinesSchedules, ReadsForeignTopics):
         Raises:
             SchemaError: a registered event class cannot be written as Avro; the message names class and field.
         """
-        if self.values == "json":
-            return JSON_ENCODER
+        return encoder_by_category(self.values, self.formats, lambda: self._avro_encoder(registry, board))
+
+    def _avro_encoder(self, registry: SchemaRegistry, board: SchemaBoard) -> ValueEncoder:
         encoder = AvroEncoder(self.events.registry, registry, board)
         try:
             encoder.check()

@@ -11,6 +11,7 @@ from headwater.bus import Clockwork, Consumer, ConsumerLimits, DeadLetter, DueMe
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import HandlerFailed, UsageError
 from headwater.eventstore import EventStore, LogTail, PersonalEventStore, WatchedEventStore
+from headwater.kafka import Partition, partition_of
 from headwater.messages import Event, RecordedEvent
 from headwater.outbox import Publisher
 from headwater.privacy import PersonalData
@@ -108,6 +109,12 @@ class MemoryService:
     def _typed(self, recorded: Sequence[RecordedEvent]) -> tuple[Event, ...]:
         registry = self._service.events.registry
         return tuple(registry.decode(event) for event in self._parts.keys.open(recorded))
+
+    def put(self, topic: str, value: bytes | None, *, key: bytes | None = None, headers: Sequence[tuple[str, bytes]] = ()) -> None:
+        """Let another producer write a record into a topic, for handlers of `on_topic`; the same key goes to the same partition."""
+        number = 0 if key is None else partition_of(key, self._parts.topics.partition_count)
+        timestamp = int(self._parts.clock.now().timestamp() * 1000)
+        self._parts.topics.put(Partition(topic, number), key=key, value=value, headers=headers, timestamp=timestamp)
 
     async def settle(self, *, timeout_seconds: float = SETTLE_SECONDS, allow_dead_letters: bool = False) -> None:
         """Return once every handler has had every event, those that other handlers appended as well.

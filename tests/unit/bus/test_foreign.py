@@ -43,7 +43,11 @@ SCHEMA = {
         {"name": "sku", "type": "string"},
         {"name": "price", "type": {"type": "bytes", "logicalType": "decimal", "precision": 10, "scale": 2}},
         {"name": "placed_at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
-        {"name": "note", "type": ["null", {"type": "record", "name": "Note", "fields": [{"name": "text", "type": "string"}]}], "default": None},
+        {
+            "name": "note",
+            "type": ["null", {"type": "record", "name": "Note", "fields": [{"name": "text", "type": "string"}]}],
+            "default": None,
+        },
         {"name": "unknown_here", "type": {"type": "map", "values": "double"}},
     ],
 }
@@ -78,7 +82,13 @@ class Registry:
 
 
 def avro(schema_id: int = 17, **changes: Any) -> bytes:
-    datum = {"sku": "tea", "price": Decimal("9.50"), "placed_at": datetime(2026, 1, 2, tzinfo=UTC), "note": {"text": "hi"}, "unknown_here": {"a": 1.5}}
+    datum = {
+        "sku": "tea",
+        "price": Decimal("9.50"),
+        "placed_at": datetime(2026, 1, 2, tzinfo=UTC),
+        "note": {"text": "hi"},
+        "unknown_here": {"a": 1.5},
+    }
     out = io.BytesIO()
     fastavro.schemaless_writer(out, fastavro.parse_schema(SCHEMA), {**datum, **changes})
     return frame(schema_id) + out.getvalue()
@@ -91,7 +101,8 @@ def avro(schema_id: int = 17, **changes: Any) -> bytes:
     st.one_of(st.none(), st.binary(max_size=700), st.text(max_size=600).map(str.encode)),
     st.lists(
         st.tuples(
-            st.sampled_from(["ce_type", "ce_id", "headwater-position", "correlation_id", "traceparent", "headwater_sealed", "x"]) | st.text(max_size=20),
+            st.sampled_from(["ce_type", "ce_id", "headwater-position", "correlation_id", "traceparent", "headwater_sealed", "x"])
+            | st.text(max_size=20),
             st.none() | st.binary(max_size=50) | st.text(max_size=9_000).map(lambda text: text.encode()),
         ),
         max_size=6,
