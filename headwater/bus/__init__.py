@@ -33,10 +33,11 @@ from headwater.bus.delivering import DueMessages
 from headwater.bus.desk import ALL_STATUSES, OPEN_STATUSES, DeadLetterDesk, KeptLetter, LetterFilter, LetterStatus
 from headwater.bus.firing import DueSchedules
 from headwater.bus.foreign import FOREIGN_VALUE_BYTES_MAX, FindsSchemas, ForeignFormat
-from headwater.bus.kafka import KafkaSource
+from headwater.bus.kafka import KafkaReplySource, KafkaSource
 from headwater.bus.ports import EffectsRefused, EffectStore, EffectTransaction, MessageSource, OffsetOutOfRange, RebalanceListener
 from headwater.bus.postgres import DeadLetters, PostgresEffects
 from headwater.bus.postgres_schedules import PostgresSchedules, ScheduleDesk
+from headwater.bus.replies import REQUEST_SECONDS_DEFAULT, ReplySource, Requests
 from headwater.bus.retries import RetryPolicy
 from headwater.bus.retrying import DeadLetterRetrier, LetterRetries, PostgresLetterRetries
 from headwater.bus.schedules import DueSchedule, Firing, MakesEvent, Missed, Schedule, Schedules, ScheduleStatus, ScheduleStore
@@ -47,6 +48,7 @@ __all__ = [
     "ALL_STATUSES",
     "FOREIGN_VALUE_BYTES_MAX",
     "OPEN_STATUSES",
+    "REQUEST_SECONDS_DEFAULT",
     "Clockwork",
     "Consumer",
     "ConsumerLimits",
@@ -68,6 +70,7 @@ __all__ = [
     "ForeignFormat",
     "Handler",
     "HandlerDecorator",
+    "KafkaReplySource",
     "KafkaSource",
     "KeptLetter",
     "LastRecord",
@@ -86,6 +89,8 @@ __all__ = [
     "PostgresSchedules",
     "PublishesEvents",
     "RebalanceListener",
+    "ReplySource",
+    "Requests",
     "RetryPolicy",
     "Schedule",
     "ScheduleDesk",

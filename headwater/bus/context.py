@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Protocol, overload
 from uuid import UUID, uuid5
 
+from headwater.bus.replies import expects_reply, reply_of
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import UsageError
 from headwater.kafka import Envelope
@@ -72,13 +73,14 @@ class HandlerSurroundings:
 class Context:
     """The message at hand and its transaction; good until the handler returns."""
 
-    __slots__ = ("_envelope", "_handler_name", "_surroundings", "_transaction")
+    __slots__ = ("_envelope", "_handler_name", "_has_replied", "_surroundings", "_transaction")
 
     def __init__(self, surroundings: HandlerSurroundings, transaction: EffectTransaction, envelope: Envelope, handler_name: str) -> None:
         self._surroundings = surroundings
         self._transaction: EffectTransaction | None = transaction
         self._envelope = envelope
         self._handler_name = handler_name
+        self._has_replied = False
 
     async def append(
         self, stream_name: str, events: Event | NewEvent | Sequence[Event | NewEvent], *, expected_version: ExpectedVersion = ANY
@@ -122,6 +124,25 @@ class Context:
     async def cancel(self, message_id: UUID) -> Cancellation:
         """Take a message for later back, if and only if this message's effects are kept; see `ServiceEvents.cancel`."""
         return await self._publisher().cancel(message_id, connection=self._open_transaction().joining)
+
+    async def reply(self, event: Event) -> AppendResult:
+        """Answer the question that this message is, if and only if this message's effects are kept; see `ServiceEvents.request`.
+
+        Raises:
+            UsageError: nobody asked (`expects_reply` tells), or this handler has replied already.
+        """
+        transaction = self._open_transaction()
+        if self._has_replied:
+            raise UsageError(f"{self._handler_name} has replied already; a question has one reply")
+        stream_name, message = reply_of(self._envelope.event, event, answered_by=f"{self._surroundings.group}/{self._handler_name}")
+        result = await transaction.append(stream_name, [message], expected_version=ANY)
+        self._has_replied = True
+        return result
+
+    @property
+    def expects_reply(self) -> bool:
+        """Whether somebody waits for a reply to this message."""
+        return expects_reply(self._envelope.event.metadata)
 
     def read_stream(
         self, stream_name: str, *, from_version: int | None = None, backwards: bool = False, limit: int | None = None

@@ -23,7 +23,6 @@ from headwater.messages import (
     CORRELATION_ID,
     EVENT_BYTES_MAX,
     LOG_START,
-    SEALED_FIELDS,
     STREAM_NAME_CHARACTERS_MAX,
     TRACEPARENT,
     Event,
@@ -46,6 +45,8 @@ _TOPIC: Final = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _FOREIGN: Final = UUID("0199a5f0-b3d2-7c18-8f5e-61a4c0d97e35")
 """The namespace of ids of foreign topics and their records."""
 _SOURCE: Final = "/foreign"
+_RESERVED: Final = "headwater_"
+"""Metadata that only Headwater writes: what is sealed, and who waits for a reply."""
 _STORY: Final = frozenset({CORRELATION_ID, CAUSATION_ID, TRACEPARENT})
 
 
@@ -181,7 +182,12 @@ def _metadata(headers: Sequence[tuple[str, bytes]]) -> dict[str, str]:
     size = 0
     for name, content in headers:
         text = _text(content)
-        if text is None or name == SEALED_FIELDS or CONTROL.search(name) or (name in _STORY and not 1 <= len(text) <= STORY_CHARACTERS_MAX):
+        if (
+            text is None
+            or name.startswith(_RESERVED)
+            or CONTROL.search(name)
+            or (name in _STORY and not 1 <= len(text) <= STORY_CHARACTERS_MAX)
+        ):
             continue
         size += len(name.encode()) + len(content)
         if size > METADATA_BYTES_MAX // 2:

@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 from uuid import UUID
 
+from headwater.bus import REQUEST_SECONDS_DEFAULT, Requests
+from headwater.errors import UsageError
 from headwater.messages import AppendResult, Event, EventRegistry
 from headwater.outbox import Cancellation, DueTime, ScheduledMessage
 from headwater.postgres import CallerConnection
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from headwater.service.service import Service
 
 EventT = TypeVar("EventT", bound=Event)
+ReplyT = TypeVar("ReplyT", bound=Event)
 
 
 class ServiceEvents:
@@ -101,3 +104,35 @@ class ServiceEvents:
             StorageUnavailable: outcome unknown; repeat.
         """
         return await self._service.open_parts().publisher.cancel(message_id, connection=connection)
+
+    async def request(
+        self, question: Event, reply: type[ReplyT], *, timeout_seconds: float = REQUEST_SECONDS_DEFAULT, key: str | None = None
+    ) -> ReplyT:
+        """Ask whoever handles this event, over Kafka, and wait for the reply that its handler gives with `context.reply(…)`.
+
+        The question is published like any other message, at once and in no transaction of the caller's; the reply is kept with the handler's effects, once.
+        A reply that comes after the timeout is dropped and counted (`late_reply_count`).
+
+        Args:
+            reply: the class of the reply.
+            key: questions with one key are handled in the order in which they were asked.
+        Raises:
+            RequestTimeout: no reply came in time; the question may still be handled.
+            UnexpectedReply: the reply is of another class.
+            UsageError: the service's workers do not run here (`async with service.connect()`).
+            StorageUnavailable: whether the question was published is unknown.
+        """
+        return await self._requests().request(question, reply, timeout_seconds=timeout_seconds, key=key)
+
+    @property
+    def late_reply_count(self) -> int:
+        """Replies that came to this process when their caller no longer waited."""
+        return self._requests().late_count
+
+    def _requests(self) -> Requests:
+        requests = self._service.open_parts().requests
+        if requests is None:
+            raise UsageError(
+                "requests need the workers of the service, which receive the replies; open it with `async with service:`, not service.connect()"
+            )
+        return requests

@@ -13,8 +13,10 @@ from headwater.bus import (
     DueMessages,
     DueSchedules,
     DueWork,
+    KafkaReplySource,
     PostgresEffects,
     PostgresSchedules,
+    Requests,
 )
 from headwater.config import Settings
 from headwater.eventstore import (
@@ -59,6 +61,8 @@ class Parts:
         self.snapshots = PostgresSnapshotStore(database)
         self.stream_cache = service.new_stream_cache()
         self.kafka: KafkaSettings | None = None
+        self.requests: Requests | None = None
+        """Asks other services; only where workers run, which receive the replies."""
 
     def listen(self) -> None:
         """Hear of appends in other processes."""
@@ -99,6 +103,16 @@ def workers_of(
     clockwork = Clockwork(*due_works(service, parts, effects))
     parts.wake_workers.append(clockwork.wake)
     workers.append(clockwork.run())
+    parts.requests = Requests(
+        service.name,
+        parts.store,
+        KafkaReplySource(parts.kafka),
+        service.events.registry,
+        values=decoder,
+        personal=parts.personal,
+        topic_prefix=parts.kafka.topic_prefix,
+    )
+    workers.append(parts.requests.run())
     if service.subscriptions:
         consumer = Consumer.connect(
             service.subscriptions,

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast
 
-from headwater.bus import Clockwork, Consumer, ConsumerLimits, DeadLetter, DueMessages, DueSchedules, DueWork, RetryPolicy
+from headwater.bus import Clockwork, Consumer, ConsumerLimits, DeadLetter, DueMessages, DueSchedules, DueWork, Requests, RetryPolicy
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import HandlerFailed, UsageError
 from headwater.eventstore import EventStore, LogTail, PersonalEventStore, WatchedEventStore
@@ -18,7 +18,7 @@ from headwater.privacy import PersonalData
 from headwater.sagas import SagaDeadlines
 from headwater.schemas import AvroDecoder
 from headwater.service import Service
-from headwater.testing.memory_bus import MemorySource, MemoryTopics
+from headwater.testing.memory_bus import MemoryReplySource, MemorySource, MemoryTopics
 from headwater.testing.memory_effects import MemoryDeadLetters
 from headwater.testing.memory_keys import MemorySubjectKeys
 from headwater.testing.memory_projections import MemoryReadModels
@@ -61,6 +61,10 @@ class MemoryParts:
         self.snapshots = MemorySnapshotStore()
         self.stream_cache = service.new_stream_cache(clock=clock)
         self.kafka: str | None = None
+        values = AvroDecoder(MemorySchemaBoard(self.board.topic))
+        self.requests = Requests(
+            service.name, self.store, MemoryReplySource(self.topics), registry, values=values, personal=self.personal, clock=clock
+        )
 
     def listen(self) -> None:
         """There is no other process."""
@@ -169,6 +173,7 @@ class MemoryService:
         clockwork = Clockwork(*self._works, poll_seconds_max=_DEADLINE_POLL_SECONDS)
         with service.choreography.kept_in(parts.sagas, clock=parts.clock):
             self._start(clockwork.run(), "clockwork")
+            self._start(parts.requests.run(), "replies")
             if service.subscriptions:
                 self._start(self._consumer().run(), "consumer")
             try:
