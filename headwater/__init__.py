@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headwater.bus import BatchContext, Context, DeadLetterIt, MessageDeadLettered, Park, RetryPolicy, Skip, Stop
+    from headwater.bus import BatchContext, Context, DeadLetterIt, Firing, MessageDeadLettered, Park, RetryPolicy, Skip, Stop
     from headwater.eventstore import Decider, Decision
     from headwater.messages import ANY, NO_STREAM, STREAM_EXISTS, AppendResult, Event, NewEvent, RecordedEvent
     from headwater.personal import Personal
@@ -30,6 +30,7 @@ _HOMES = {
     "Decision": "headwater.eventstore",
     "Event": "headwater.messages",
     "MessageDeadLettered": "headwater.bus",
+    "Firing": "headwater.bus",
     "NewEvent": "headwater.messages",
     "Park": "headwater.bus",
     "Personal": "headwater.personal",
@@ -60,6 +61,7 @@ __all__ = [
     "Decider",
     "Decision",
     "Event",
+    "Firing",
     "MessageDeadLettered",
     "NewEvent",
     "Park",

@@ -24,11 +24,16 @@ a handler uses is away (tried again without counting against the message); a rec
 Handlers see a message again after any failed attempt, so effects outside this database may happen twice: give them `Context.idempotency_key`.
 """
 
+from headwater.bus.clockwork import Clockwork, DueWork
 from headwater.bus.consumer import Consumer, PartitionStatus
 from headwater.bus.context import BatchContext, Context, PublishesEvents
+from headwater.bus.cron import Cron
 from headwater.bus.dead_letters import DeadLetter, MessageDeadLettered
+from headwater.bus.delivering import DueMessages
 from headwater.bus.desk import ALL_STATUSES, OPEN_STATUSES, DeadLetterDesk, KeptLetter, LetterFilter, LetterStatus
-from headwater.bus.kafka import KafkaSource
+from headwater.bus.firing import DueSchedules
+from headwater.bus.foreign import FOREIGN_VALUE_BYTES_MAX, FindsSchemas, ForeignFormat
+from headwater.bus.kafka import KafkaReplySource, KafkaSource
 from headwater.bus.lane_marks import LANES_MAX, Lane, LaneMarks, lane_of
 from headwater.bus.log_partitions import LOG_PARTITION_COUNT, PostgresLogPartitions, require_source
 from headwater.bus.log_records import LOG_TOPIC_PREFIX, LogRecord, log_topic
@@ -45,39 +50,54 @@ from headwater.bus.ports import (
     RebalanceListener,
 )
 from headwater.bus.postgres import DeadLetters, PostgresEffects
+from headwater.bus.postgres_schedules import PostgresSchedules, ScheduleDesk
 from headwater.bus.postgres_source import PostgresSource
 from headwater.bus.reading import EncodedRecords, Reading, RecordReader
+from headwater.bus.replies import REQUEST_SECONDS_DEFAULT, ReplySource, Requests
 from headwater.bus.retries import DeadLetterIt, ErrorAction, OnError, Park, RetryPolicy, Skip, Stop
 from headwater.bus.retrying import DeadLetterRetrier, LetterRetries, PostgresLetterRetries
+from headwater.bus.schedules import DueSchedule, Firing, MakesEvent, Missed, Schedule, Schedules, ScheduleStatus, ScheduleStore
 from headwater.bus.subscriptions import Handler, HandlerDecorator, HandlerOptions, Subscriptions
 from headwater.bus.values import LANE_TRANSACTIONS_MAX, ConsumerLimits, LastRecord, Move, PartitionPosition, SourceRecord
 
 __all__ = [
     "ALL_STATUSES",
+    "FOREIGN_VALUE_BYTES_MAX",
     "LANES_MAX",
     "LANE_TRANSACTIONS_MAX",
     "LOG_PARTITION_COUNT",
     "LOG_TOPIC_PREFIX",
     "OPEN_STATUSES",
     "PARKED_STATUSES",
+    "REQUEST_SECONDS_DEFAULT",
     "BatchContext",
+    "Clockwork",
     "Consumer",
     "ConsumerLimits",
     "Context",
+    "Cron",
     "DeadLetter",
     "DeadLetterDesk",
     "DeadLetterIt",
     "DeadLetterRetrier",
     "DeadLetters",
+    "DueMessages",
+    "DueSchedule",
+    "DueSchedules",
+    "DueWork",
     "EffectStore",
     "EffectTransaction",
     "EffectsRefused",
     "EncodedRecords",
     "ErrorAction",
+    "FindsSchemas",
+    "Firing",
     "Follower",
+    "ForeignFormat",
     "Handler",
     "HandlerDecorator",
     "HandlerOptions",
+    "KafkaReplySource",
     "KafkaSource",
     "KeptKey",
     "KeptLetter",
@@ -89,8 +109,10 @@ __all__ = [
     "LetterStatus",
     "LogPartitions",
     "LogRecord",
+    "MakesEvent",
     "MessageDeadLettered",
     "MessageSource",
+    "Missed",
     "Move",
     "OffsetOutOfRange",
     "OnError",
@@ -109,12 +131,20 @@ __all__ = [
     "PostgresEffects",
     "PostgresLetterRetries",
     "PostgresLogPartitions",
+    "PostgresSchedules",
     "PostgresSource",
     "PublishesEvents",
     "Reading",
     "RebalanceListener",
     "RecordReader",
+    "ReplySource",
+    "Requests",
     "RetryPolicy",
+    "Schedule",
+    "ScheduleDesk",
+    "ScheduleStatus",
+    "ScheduleStore",
+    "Schedules",
     "Skip",
     "SourceRecord",
     "Stop",

@@ -12,6 +12,7 @@ from headwater.bus.burying import Burying
 from headwater.bus.committing import ClaimsLost, Committing
 from headwater.bus.context import HandlerSurroundings, PublishesEvents
 from headwater.bus.dead_letters import MessageDeadLettered, message_of
+from headwater.bus.foreign import ForeignRecords, ForeignValues
 from headwater.bus.judging import Judging
 from headwater.bus.kafka import KafkaSource
 from headwater.bus.lane_marks import LaneMarks
@@ -85,7 +86,9 @@ class Consumer:
         randomness: Randomness = SYSTEM_RANDOMNESS,
     ) -> None:
         self._group, self._subscriptions, self._source, self._effects = group, subscriptions, source, effects
-        self._reader = source.reader(values)
+        self._values = ForeignValues.around(values, subscriptions.foreign)
+        self._foreign = ForeignRecords(subscriptions.foreign)
+        self._reader = source.reader(self._values)
         self._limits = limits or ConsumerLimits()
         self._topic_prefix = topic_prefix
         self._clock, self._randomness = clock, randomness
@@ -97,7 +100,7 @@ class Consumer:
         burying = Burying(subscriptions, copy_dead_letters_to)
         settling = Settling(surroundings, judging, burying)
         self._committing = Committing(effects, surroundings, judging, settling, self._limits)
-        self._parking = Parking(effects, surroundings, judging, burying, self._limits, values)
+        self._parking = Parking(effects, surroundings, judging, burying, self._limits, self._values)
         self._lanes = Lanes(effects, surroundings, judging, settling, self._parking, self._limits)
         self._laned = {handler.name: handler for handler in subscriptions if handler.lanes}
         self._requests_asked_at = 0.0
@@ -382,6 +385,7 @@ class Consumer:
         try:
             with self._idle():
                 received = await self._source.receive(limit=self._limits.batch_size_max, timeout_seconds=timeout)
+                received = self._foreign.translate(received)
                 # Where this fails, the source is opened anew, and the records come again.
                 await self._reader.prepare(record for records in received.values() for record in records)
         except OffsetOutOfRange as error:

@@ -190,6 +190,10 @@ class EffectTransaction(Protocol):
         """Read within the transaction, seeing its own appends."""
         ...
 
+    async def limit_lock_wait(self, seconds: float) -> None:
+        """Give up with LockTimeout, or TransactionConflict, what would wait longer for somebody else's lock."""
+        ...
+
     def savepoint(self) -> AbstractAsyncContextManager[None]:
         """Undo what happens inside when it raises; deferred constraints are checked at its end.
 

@@ -82,6 +82,11 @@ class PostgresTransaction:
             stream_name, from_version=from_version, backwards=backwards, limit=limit, connection=self._connection
         )
 
+    async def limit_lock_wait(self, seconds: float) -> None:
+        """Wait for locks no longer than that, in this transaction."""
+        with self._machinery():
+            await self._connection.execute(_LIMIT_LOCK_WAIT, str(int(seconds * 1000)))
+
     @asynccontextmanager
     async def savepoint(self) -> AsyncGenerator[None]:
         """Undo what happens inside when it raises; see `EffectTransaction.savepoint`."""

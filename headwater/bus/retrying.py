@@ -11,6 +11,7 @@ from typing import Final, Protocol, Self
 from headwater.bus.context import HandlerSurroundings, PublishesEvents
 from headwater.bus.dead_letters import DeadLetter, error_facts, raw_content_type, raw_value
 from headwater.bus.failing import HandlerFault
+from headwater.bus.foreign import ForeignValues
 from headwater.bus.handling import MessageHandling
 from headwater.bus.partition_work import Message, PartitionWork
 from headwater.bus.ports import EffectsRefused, EffectStore, EffectTransaction
@@ -139,7 +140,7 @@ class DeadLetterRetrier:
         randomness: Randomness = SYSTEM_RANDOMNESS,
     ) -> None:
         self._group, self._subscriptions, self._effects, self._letters = group, subscriptions, effects, letters
-        self._values = values
+        self._values = ForeignValues.around(values, subscriptions.foreign)
         self._policy, self._limits = retry_policy or _DEFERRAL, limits or ConsumerLimits()
         self._clock, self._randomness = clock, randomness
         self._registry = registry or EventRegistry(subscriptions.event_classes)

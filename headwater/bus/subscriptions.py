@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeAlias, TypedDict, TypeVar, Union, Unpack, c
 
 from headwater.bus.context import BatchContext, Context, EffectContext
 from headwater.bus.dead_letters import MessageDeadLettered
+from headwater.bus.foreign import FindsSchemas, ForeignTopic
 from headwater.bus.lane_marks import LANES_MAX
 from headwater.bus.retries import DEFAULT_POLICY, HandlerPolicy, OnError, RetryPolicy, checked_policy
 from headwater.errors import UsageError
@@ -109,6 +110,8 @@ class Subscriptions:
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
         self._routes: dict[str, Route] = {}
+        self.foreign: dict[str, ForeignTopic] = {}
+        """Topics of other producers, by name."""
 
     @overload
     def on(self, first: type[E1], /, **options: Unpack[HandlerOptions]) -> HandlerDecorator[E1]: ...
@@ -146,6 +149,25 @@ class Subscriptions:
             raise UsageError(f"on({', '.join(c.__name__ for c in event_classes)}) names a class twice")
         return HandlerDecorator(self._add, event_classes, _policy(**options), options.get("lanes", 0))
 
+    def on_topic(
+        self,
+        topic: str,
+        event_class: type[E1],
+        *,
+        format: str = "json",  # noqa: A002 - the user's word
+        schemas: FindsSchemas | None = None,
+    ) -> HandlerDecorator[E1]:
+        """Register a handler of a foreign topic's records; see `Service.on_topic`."""
+        _check_event_class(event_class)
+        declared = ForeignTopic.of(topic, event_class, format, schemas)
+        known = self.foreign.setdefault(topic, declared)
+        if known != declared:
+            raise UsageError(
+                f"on_topic({topic!r}, {event_class.__name__}, format={format!r}): the topic was declared before as {known.event_class.__name__} in "
+                f"{known.format}; one topic holds records of one class and format"
+            )
+        return HandlerDecorator(lambda handler: self._add_foreign(handler, declared), (event_class,))
+
     @property
     def handlers(self) -> tuple[Handler, ...]:
         """In order of registration, which is the order in which they get a message."""
@@ -153,8 +175,8 @@ class Subscriptions:
 
     @property
     def event_classes(self) -> tuple[type[Event], ...]:
-        """Every class that somebody handles."""
-        return tuple(route.event_class for route in self._routes.values())
+        """Every class that somebody handles, but those of foreign topics."""
+        return tuple(route.event_class for event_type, route in self._routes.items() if event_type == route.event_class.event_type)
 
     @property
     def lane_counts(self) -> dict[str, int]:
@@ -168,7 +190,12 @@ class Subscriptions:
 
     def topics_with(self, prefix: str) -> tuple[str, ...]:
         """The same, as they are named for a log outside the default schema."""
-        return tuple(sorted({topic_of(event_class.event_category, prefix) for event_class in self.event_classes}))
+        own = {topic_of(event_class.event_category, prefix) for event_class in self.event_classes}
+        if both := sorted(own & self.foreign.keys()):
+            raise UsageError(
+                f"the topic {both[0]!r} is one of Headwater's own, which on(...) reads; on_topic(...) is for other producers' topics"
+            )
+        return tuple(sorted(own | self.foreign.keys()))
 
     @property
     def routes(self) -> dict[str, Route]:
@@ -181,11 +208,20 @@ class Subscriptions:
     def __iter__(self) -> Iterator[Handler]:
         return iter(self._handlers.values())
 
-    def _add(self, handler: Handler) -> None:
+    def _refuse_second(self, handler: Handler) -> None:
         if handler.name in self._handlers:
             raise UsageError(
                 f"two handlers are named {handler.name!r}; rename one (for several classes on one function write @service.on(A, B))"
             )
+
+    def _add_foreign(self, handler: Handler, topic: ForeignTopic) -> None:
+        self._refuse_second(handler)
+        self._handlers[handler.name] = handler
+        known = self._routes.get(topic.event_type)
+        self._routes[topic.event_type] = Route(topic.event_class, (*(known.handlers if known else ()), handler))
+
+    def _add(self, handler: Handler) -> None:
+        self._refuse_second(handler)
         for event_class in handler.event_classes:
             known = self._routes.get(event_class.event_type)
             if known is not None and known.event_class is not event_class:

@@ -40,19 +40,37 @@ from headwater.outbox.ports import (
     TailReader,
 )
 from headwater.outbox.postgres import PostgresRelayPositions
+from headwater.outbox.postgres_scheduled import PostgresScheduledMessages
 from headwater.outbox.publisher import Publisher, outbox_stream
 from headwater.outbox.relay import Relay, RelayStatus, ShardStatus
+from headwater.outbox.scheduled import (
+    DELIVER_AHEAD_MAX,
+    SCHEDULED_BYTES_MAX,
+    SCHEDULED_LISTED_MAX,
+    Cancellation,
+    DueTime,
+    ScheduledCounts,
+    ScheduledMessage,
+    ScheduledMessages,
+    SealsEvents,
+)
 from headwater.outbox.shards import RELAY_GROUP, SHARDS, shard_of, transactional_id
 
 __all__ = [
+    "DELIVER_AHEAD_MAX",
     "RELAY_GROUP",
+    "SCHEDULED_BYTES_MAX",
+    "SCHEDULED_LISTED_MAX",
     "SHARDS",
+    "Cancellation",
+    "DueTime",
     "FencedWriter",
     "KafkaRelayBroker",
     "OutboxStatus",
     "PartitionFacts",
     "PartitionPosition",
     "PostgresRelayPositions",
+    "PostgresScheduledMessages",
     "Publisher",
     "Relay",
     "RelayBatch",
@@ -62,6 +80,10 @@ __all__ = [
     "RelayProgress",
     "RelaySource",
     "RelayStatus",
+    "ScheduledCounts",
+    "ScheduledMessage",
+    "ScheduledMessages",
+    "SealsEvents",
     "ShardFacts",
     "ShardStatus",
     "TailReader",

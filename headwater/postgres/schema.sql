@@ -278,6 +278,23 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION headwater.cancel_scheduled(message_id uuid) RETURNS text
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    DELETE FROM headwater.scheduled_messages AS m WHERE m.message_id = cancel_scheduled.message_id;
+    IF FOUND THEN
+        RETURN 'cancelled';
+    END IF;
+    -- A statement of its own: it sees what was committed while the first one waited.
+    IF EXISTS (SELECT FROM headwater.all_events AS e WHERE e.event_id = cancel_scheduled.message_id) THEN
+        RETURN 'delivered';
+    END IF;
+    RETURN 'not there';
+END
+$$;
+
 CREATE FUNCTION headwater.check_event(type text, data jsonb, metadata jsonb, event_id uuid) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE
     AS $_$
@@ -675,6 +692,54 @@ BEGIN
      WHERE appends.position <= head;
 
     RETURN least(head, lowest);
+END
+$$;
+
+CREATE FUNCTION headwater.schedule_event(stream_name text, type text, data jsonb, metadata jsonb, message_id uuid, due_at timestamp with time zone, after_seconds double precision DEFAULT NULL::double precision, tags text[] DEFAULT '{}'::text[]) RETURNS timestamp with time zone
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    kept_due_at timestamptz;
+BEGIN
+    PERFORM headwater.check_event(schedule_event.type, schedule_event.data, schedule_event.metadata, schedule_event.message_id);
+    IF headwater.is_stream_name(schedule_event.stream_name) IS NOT TRUE THEN
+        RAISE EXCEPTION 'a message for later needs the name of a stream, ''category-id'', this one is %', quote_nullable(left(schedule_event.stream_name, 60))
+            USING ERRCODE = 'HW003';
+    ELSIF num_nulls(schedule_event.due_at, after_seconds) <> 1 THEN
+        RAISE EXCEPTION 'a message for later needs either the moment at which it is due or the seconds until then' USING ERRCODE = 'HW003';
+    ELSIF after_seconds NOT BETWEEN 0 AND 315360000
+        OR schedule_event.due_at > clock_timestamp() + interval '3650 days' OR schedule_event.due_at = '-infinity'
+    THEN
+        RAISE EXCEPTION 'a message may be due at most 3650 days from now, this one is due %', coalesce(schedule_event.due_at::text, after_seconds || ' seconds from now')
+            USING ERRCODE = 'HW003';
+    END IF;
+    -- What was acknowledged is durable, as an append is.
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'local', true);
+    END IF;
+    IF EXISTS (SELECT FROM headwater.all_events AS e WHERE e.event_id = schedule_event.message_id AND e.type = schedule_event.type) THEN
+        RETURN coalesce(schedule_event.due_at, clock_timestamp());
+    END IF;
+    INSERT INTO headwater.scheduled_messages AS m (message_id, due_at, stream_name, type, data, metadata, tags)
+    VALUES (schedule_event.message_id, coalesce(schedule_event.due_at, clock_timestamp() + make_interval(secs => after_seconds)),
+            schedule_event.stream_name, schedule_event.type, schedule_event.data, schedule_event.metadata, coalesce(schedule_event.tags, '{}'))
+        ON CONFLICT ON CONSTRAINT scheduled_messages_pkey DO NOTHING
+    RETURNING m.due_at INTO kept_due_at;
+    IF kept_due_at IS NULL THEN
+        SELECT m.due_at
+          INTO kept_due_at
+          FROM headwater.scheduled_messages AS m
+         WHERE m.message_id = schedule_event.message_id
+           AND m.stream_name = schedule_event.stream_name
+           AND m.type = schedule_event.type
+           AND m.data = schedule_event.data;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'the message id % is another message''s; give each its own', schedule_event.message_id
+                USING ERRCODE = 'HW002', DETAIL = json_build_object('event_id', schedule_event.message_id);
+        END IF;
+    END IF;
+    RETURN kept_due_at;
 END
 $$;
 
@@ -1222,6 +1287,48 @@ CREATE TABLE headwater.sagas (
 )
 WITH (fillfactor='50');
 
+CREATE TABLE headwater.scheduled_messages (
+    message_id uuid NOT NULL,
+    number bigint NOT NULL,
+    due_at timestamp with time zone NOT NULL,
+    stream_name text NOT NULL COLLATE pg_catalog."C",
+    type text NOT NULL,
+    data jsonb NOT NULL,
+    metadata jsonb NOT NULL,
+    tags text[] DEFAULT '{}'::text[] NOT NULL,
+    scheduled_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    error text,
+    retry_at timestamp with time zone,
+    CONSTRAINT scheduled_messages_error_known CHECK ((((attempts > 0) = (error IS NOT NULL)) AND ((attempts > 0) = (retry_at IS NOT NULL))))
+);
+
+ALTER TABLE headwater.scheduled_messages ALTER COLUMN number ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME headwater.scheduled_messages_number_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE headwater.schedules (
+    service_name text NOT NULL COLLATE pg_catalog."C",
+    schedule_name text NOT NULL COLLATE pg_catalog."C",
+    cron text NOT NULL,
+    timezone text NOT NULL,
+    next_at timestamp with time zone NOT NULL,
+    last_due_at timestamp with time zone,
+    last_fired_at timestamp with time zone,
+    fired_count bigint DEFAULT 0 NOT NULL,
+    registered_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    error text,
+    retry_at timestamp with time zone,
+    CONSTRAINT schedules_error_known CHECK ((((attempts > 0) = (error IS NOT NULL)) AND ((attempts > 0) = (retry_at IS NOT NULL))))
+)
+WITH (fillfactor='50');
+
 CREATE TABLE headwater.schema_versions (
     subject text NOT NULL COLLATE pg_catalog."C",
     version integer NOT NULL,
@@ -1346,6 +1453,12 @@ ALTER TABLE ONLY headwater.saga_history
 ALTER TABLE ONLY headwater.sagas
     ADD CONSTRAINT sagas_pkey PRIMARY KEY (saga_type, saga_key);
 
+ALTER TABLE ONLY headwater.scheduled_messages
+    ADD CONSTRAINT scheduled_messages_pkey PRIMARY KEY (message_id);
+
+ALTER TABLE ONLY headwater.schedules
+    ADD CONSTRAINT schedules_pkey PRIMARY KEY (service_name, schedule_name);
+
 ALTER TABLE ONLY headwater.schema_versions
     ADD CONSTRAINT schema_versions_pkey PRIMARY KEY (subject, version);
 
@@ -1384,6 +1497,12 @@ CREATE INDEX parked_messages_key_idx ON headwater.parked_messages USING btree (p
 CREATE INDEX saga_deadlines_due_at_idx ON headwater.saga_deadlines USING btree (due_at) WHERE (NOT is_failed);
 
 CREATE INDEX sagas_status_idx ON headwater.sagas USING btree (status, started_at);
+
+CREATE INDEX scheduled_messages_due_at_idx ON headwater.scheduled_messages USING btree (due_at, number);
+
+CREATE INDEX scheduled_messages_retry_at_idx ON headwater.scheduled_messages USING btree (stream_name, retry_at) WHERE (retry_at IS NOT NULL);
+
+CREATE INDEX scheduled_messages_stream_name_idx ON headwater.scheduled_messages USING btree (stream_name, due_at, number);
 
 CREATE INDEX streams_closed_idx ON headwater.streams USING btree (stream_id) WHERE (closed_at IS NOT NULL);
 

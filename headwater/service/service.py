@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias, TypeVar, Unpack, get_args, overload
+from typing import Any, Self, TypeVar, Unpack, get_args, overload
 from uuid import UUID
 
 from headwater.bus import (
@@ -56,15 +56,14 @@ from headwater.sagas import Choreography, Saga, Sagas
 from headwater.sagas import definition_of as saga_definition_of
 from headwater.schemas import AvroDecoder, AvroEncoder, KafkaSchemaBoard, PostgresSchemas, SchemaBoard, SchemaRegistry
 from headwater.service.events import ServiceEvents
+from headwater.service.foreign import ForeignTopics, Values, encoder_by_category
 from headwater.service.parts import Parts, workers_of
+from headwater.service.schedules import DefinesSchedules
 from headwater.supervision import Supervisor, supervised
 from headwater.telemetry import configure_logging_once
 from headwater.tracing import producer_span
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,59}")
-
-Values: TypeAlias = Literal["avro", "json"]
-"""How a service writes its events to Kafka; it reads both."""
 
 State = TypeVar("State")
 Command = TypeVar("Command")
@@ -77,7 +76,7 @@ SagaClassT = TypeVar("SagaClassT", bound=type[Saga])
 AnyProjectionT = TypeVar("AnyProjectionT", bound="type[Projection | SqlProjection]")
 
 
-class Service:
+class Service(DefinesSchedules, ForeignTopics):
     """A named part of a system, with its log, its handlers and its read models.
 
     Args:
@@ -121,6 +120,7 @@ class Service:
         self.subscriptions = Subscriptions()
         self.choreography = Choreography(self.subscriptions)
         self.metrics = metrics
+        super().__init__()
         self.projections: dict[str, AnyProjection] = {}
         self._settings, self._cached_streams_max, self._key_source = settings, cached_streams_max, key_source
         self.copy_dead_letters_to = copy_dead_letters_to
@@ -309,8 +309,9 @@ class Service:
         Raises:
             SchemaError: a registered event class cannot be written as Avro; the message names class and field.
         """
-        if self.values == "json":
-            return JSON_ENCODER
+        return encoder_by_category(self.values, self.formats, lambda: self._avro_encoder(registry, board))
+
+    def _avro_encoder(self, registry: SchemaRegistry, board: SchemaBoard) -> ValueEncoder:
         encoder = AvroEncoder(self.events.registry, registry, board)
         try:
             encoder.check()

@@ -39,6 +39,8 @@ from headwater.messages import (
 PARTITION_COUNT_DEFAULT: Final = 3
 """More than one, so that a handler that counts on order across streams fails its test."""
 _SOURCE: Final = "/memory"
+_LOOK_SECONDS: Final = 0.002
+_TAKEN_MAX: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,3 +310,42 @@ class MemoryLogPartitions:
 
     async def last_position(self) -> int:
         return await self._store.horizon()
+
+
+class MemoryReplySource:
+    """A `ReplySource` over memory topics."""
+
+    def __init__(self, topics: MemoryTopics, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._topics, self._clock = topics, clock
+        self._next: dict[Partition, int] = {}
+
+    async def open(self, topic: str) -> None:
+        """Begin at the end, or where it was left; see `ReplySource.open`."""
+        self._require_broker()
+        await self._topics.relay()
+        for partition in self._topics.partitions([topic]):
+            self._next.setdefault(partition, self._topics.range_of(partition).end)
+
+    async def receive(self, *, timeout_seconds: float) -> Sequence[MemoryRecord]:
+        """What is there; see `ReplySource.receive`."""
+        self._require_broker()
+        await self._topics.relay()
+        received = self._take()
+        if not received:
+            await self._clock.sleep(min(timeout_seconds, _LOOK_SECONDS))
+        return received
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _take(self) -> list[MemoryRecord]:
+        taken: list[MemoryRecord] = []
+        for partition, offset in self._next.items():
+            records = self._topics.records(partition, offset, _TAKEN_MAX)
+            taken += records
+            self._next[partition] = offset + len(records)
+        return taken
+
+    def _require_broker(self) -> None:
+        if not self._topics.is_reachable:
+            raise BrokerUnavailable("the memory broker was taken away")

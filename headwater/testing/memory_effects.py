@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, cast
@@ -55,6 +55,11 @@ class MemoryTransaction:
         self._marks: list[tuple[str, Partition, Lane, int]] = []
         self._base_versions: dict[str, int] = {}
         self.parked = MemoryParkedRows(effects, effects.parking, effects.clock)
+        self._when_committed: list[Callable[[], object]] = []
+
+    def when_committed(self, act: Callable[[], object]) -> None:
+        """Call this if and when the transaction commits; what a savepoint undoes is forgotten."""
+        self._when_committed.append(act)
 
     @property
     def connection(self) -> Connection:
@@ -103,13 +108,17 @@ class MemoryTransaction:
     def appended(self, event_id: UUID) -> RecordedEvent | None:
         return next((event for _, recorded, _ in self._appends for event in recorded if event.event_id == event_id), None)
 
+    async def limit_lock_wait(self, seconds: float) -> None:
+        """Nothing is locked here."""
+
     @asynccontextmanager
     async def savepoint(self) -> AsyncGenerator[None]:
-        kept = len(self._appends)
+        kept, planned = len(self._appends), len(self._when_committed)
         try:
             yield
         except Exception:
             del self._appends[kept:]
+            del self._when_committed[planned:]
             raise
 
     def interpret(self, error: Exception) -> Exception:
@@ -156,6 +165,8 @@ class MemoryTransaction:
             self._effects.lane_marks(group, partition)[lane] = offset
         self._effects.letters.extend(self._letters)
         self.parked.commit()
+        for act in self._when_committed:
+            act()
 
     async def _version(self, stream_name: str) -> int:
         if stream_name not in self._base_versions:
