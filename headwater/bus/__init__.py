@@ -25,7 +25,7 @@ Handlers see a message again after any failed attempt, so effects outside this d
 """
 
 from headwater.bus.clockwork import Clockwork, DueWork
-from headwater.bus.consumer import Consumer, PartitionStatus
+from headwater.bus.consumer import Consumer
 from headwater.bus.context import BatchContext, Context, PublishesEvents
 from headwater.bus.cron import Cron
 from headwater.bus.dead_letters import DeadLetter, MessageDeadLettered
@@ -39,6 +39,7 @@ from headwater.bus.log_partitions import LOG_PARTITION_COUNT, PostgresLogPartiti
 from headwater.bus.log_records import LOG_TOPIC_PREFIX, LogRecord, log_topic
 from headwater.bus.parked import Follower, ParkedKey, ParkedRecord, ParkedRequest, ParkedRequestKind
 from headwater.bus.parked_desk import PARKED_STATUSES, KeptKey, ParkedDesk, ParkedEvent, ParkedFilter, ParkedStatus
+from headwater.bus.partition_status import PartitionStatus
 from headwater.bus.ports import (
     EffectsRefused,
     EffectStore,

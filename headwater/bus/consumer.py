@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final, Self
 
 from headwater.bus.burying import Burying
 from headwater.bus.committing import ClaimsLost, Committing
 from headwater.bus.context import HandlerSurroundings, PublishesEvents
-from headwater.bus.dead_letters import MessageDeadLettered, message_of
+from headwater.bus.dead_letters import MessageDeadLettered
 from headwater.bus.foreign import ForeignRecords, ForeignValues
 from headwater.bus.judging import Judging
 from headwater.bus.kafka import KafkaSource
 from headwater.bus.lane_marks import LaneMarks
 from headwater.bus.lanes import Lanes
-from headwater.bus.parked import ParkedKeys
+from headwater.bus.parked_watch import ParkedWatch
 from headwater.bus.parking import Parking
+from headwater.bus.partition_status import PartitionStatus, status_of
 from headwater.bus.partition_work import PartitionWork
 from headwater.bus.ports import EffectStore, MessageSource, OffsetOutOfRange
 from headwater.bus.retries import RetryPolicy
@@ -43,21 +43,6 @@ LANES_LOOKED_AT_SECONDS: Final = 0.02
 """While lanes are busy, how long they may be ahead of the position before it follows."""
 DEAF_PROBES_MAX: Final = 2
 """A probe may meet records that came a moment ago; the second in a row cannot."""
-
-
-@dataclass(frozen=True, slots=True)
-class PartitionStatus:
-    """What a consumer does with one partition."""
-
-    partition: Partition
-    state: str
-    """`working`, `waiting` (a message failed), `stopped` (a gap), `lost` or `claiming`."""
-    next_offset: int | None
-    epoch: int | None
-    attempts: int = 0
-    reason: str | None = None
-    parked_keys: int = 0
-    parked_messages: int = 0
 
 
 class Consumer:
@@ -103,7 +88,7 @@ class Consumer:
         self._parking = Parking(effects, surroundings, judging, burying, self._limits, self._values)
         self._lanes = Lanes(effects, surroundings, judging, settling, self._parking, self._limits)
         self._laned = {handler.name: handler for handler in subscriptions if handler.lanes}
-        self._requests_asked_at = 0.0
+        self._parked_watch = ParkedWatch(effects, group, {handler.name for handler in subscriptions}, self._limits, clock)
         self._assigned: dict[Partition, object] = {}
         """Each assignment has a token of its own, so that one that came back is told from one that stayed."""
         self._works: dict[Partition, PartitionWork] = {}
@@ -158,7 +143,7 @@ class Consumer:
 
     def status(self) -> tuple[PartitionStatus, ...]:
         """Every partition that the broker assigned to us, and what we do with it."""
-        return tuple(self._status_of(partition) for partition in sorted(self._assigned))
+        return tuple(status_of(partition, self._works.get(partition), self._lost_until) for partition in sorted(self._assigned))
 
     @property
     def is_joined(self) -> bool:
@@ -308,7 +293,7 @@ class Consumer:
         parking = [work for work in self._works.values() if work.parked and not work.is_revoked]
         if not parking:
             return False
-        await self._hear_requests(parking)
+        await self._parked_watch.hear_requests(parking)
         was_busy = False
         for work in parking:
             for parked in work.parked.due(self._clock.monotonic())[:PARKED_PER_ROUND]:
@@ -319,34 +304,6 @@ class Consumer:
                         await self._parking.try_next(work, parked)
                     was_busy = True
         return was_busy
-
-    async def _hear_requests(self, parking: Sequence[PartitionWork]) -> None:
-        """What people decided about parked keys makes them due now."""
-        moment = self._clock.monotonic()
-        if moment - self._requests_asked_at < self._limits.parked_poll_seconds:
-            return
-        self._requests_asked_at = moment
-        for request in await self._effects.parked_requests(self._group, [work.partition for work in parking]):
-            work = self._works.get(request.partition)
-            if work is not None and (parked := work.parked.find(request.parked_key_id)) is not None:
-                parked.hear(request, moment)
-
-    async def _load_parked(self, work: PartitionWork) -> None:
-        work.parked = ParkedKeys(await self._effects.parked_keys(self._group, work.position, self._clock.monotonic()))
-        known = {handler.name for handler in self._subscriptions}
-        orphans = [parked for parked in work.parked if parked.handler_name not in known]
-        for parked in orphans:
-            parked.is_orphan = True
-        if work.parked:
-            _log.info(
-                "parked_keys_loaded",
-                group=self._group,
-                topic=work.partition.topic,
-                partition=work.partition.number,
-                parked_keys=len(work.parked),
-                parked_messages=work.parked.message_count,
-                without_handler=sorted({parked.handler_name for parked in orphans}),
-            )
 
     async def _wait_out(self, fact: str, error: HeadwaterError) -> None:
         self._troubles += 1
@@ -483,7 +440,7 @@ class Consumer:
         if marks is None:
             raise ClaimsLost(frozenset({partition}))
         work.lane_marks = LaneMarks(marks)
-        await self._load_parked(work)
+        await self._parked_watch.load(work)
         if self._assigned.get(partition) is not token:
             return
         self._works[partition] = work
@@ -511,7 +468,7 @@ class Consumer:
                 self._rewind(work, row)
                 continue
             work.commit(row)
-            await self._load_parked(work)
+            await self._parked_watch.load(work)
             work.needs_confirmation = False
 
     def _rewind(self, work: PartitionWork, row: PartitionPosition) -> None:
@@ -540,20 +497,3 @@ class Consumer:
         self._source.pause(work.partition)
         self._paused.add(work.partition)
         _log.error("partition_stopped", group=self._group, topic=work.partition.topic, partition=work.partition.number, error=str(error))
-
-    def _status_of(self, partition: Partition) -> PartitionStatus:
-        work = self._works.get(partition)
-        if work is None:
-            return PartitionStatus(partition, "lost" if partition in self._lost_until else "claiming", None, None)
-        attempts = work.failing.attempts if work.failing is not None else 0
-        error = next((message_of(f.error) for f in work.failing.failures.values()), None) if work.failing is not None else None
-        return PartitionStatus(
-            partition,
-            work.state.value,
-            work.position.next_offset,
-            work.position.epoch,
-            attempts,
-            reason=work.stop_reason or error,
-            parked_keys=len(work.parked),
-            parked_messages=work.parked.message_count,
-        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, get_args, overload
@@ -21,7 +21,7 @@ from headwater.bus import (
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.config import Settings, Source, load_settings
 from headwater.embedded import SHARED_SERVERS
-from headwater.errors import NotFoundError, SchemaError, StoreNotOpen, UsageError
+from headwater.errors import SchemaError, StoreNotOpen, UsageError
 from headwater.eventstore import (
     READ_BATCH_SIZE,
     Checkpoint,
@@ -40,16 +40,8 @@ from headwater.metrics import NO_METRICS, Metrics
 from headwater.postgres import CONNECTIONS_MAX, CallerConnection, Database, apply_migrations, require_current_schema, topic_prefix
 from headwater.privacy import ForgottenSubject, KeySource, MasterKey, PersonalData, PostgresSubjectKeys, require_cipher
 from headwater.projections import (
-    READ_TIMEOUT_SECONDS,
-    AnyProjection,
-    Consistency,
     Projection,
-    QueryConnection,
-    RebuildProgress,
     SqlProjection,
-    Verification,
-    definition_of,
-    rebuild,
     register_projections,
 )
 from headwater.sagas import Choreography, Saga, Sagas
@@ -58,6 +50,7 @@ from headwater.schemas import AvroDecoder, AvroEncoder, KafkaSchemaBoard, Postgr
 from headwater.service.events import ServiceEvents
 from headwater.service.foreign import ForeignTopics, Values, encoder_by_category
 from headwater.service.parts import Parts, workers_of
+from headwater.service.read_models import KeepsReadModels
 from headwater.service.schedules import DefinesSchedules
 from headwater.supervision import Supervisor, supervised
 from headwater.telemetry import configure_logging_once
@@ -76,7 +69,7 @@ SagaClassT = TypeVar("SagaClassT", bound=type[Saga])
 AnyProjectionT = TypeVar("AnyProjectionT", bound="type[Projection | SqlProjection]")
 
 
-class Service(DefinesSchedules, ForeignTopics):
+class Service(DefinesSchedules, ForeignTopics, KeepsReadModels):
     """A named part of a system, with its log, its handlers and its read models.
 
     Args:
@@ -121,7 +114,6 @@ class Service(DefinesSchedules, ForeignTopics):
         self.choreography = Choreography(self.subscriptions)
         self.metrics = metrics
         super().__init__()
-        self.projections: dict[str, AnyProjection] = {}
         self._settings, self._cached_streams_max, self._key_source = settings, cached_streams_max, key_source
         self.copy_dead_letters_to = copy_dead_letters_to
         if copy_dead_letters_to is not None:
@@ -173,28 +165,6 @@ class Service(DefinesSchedules, ForeignTopics):
             self.events.register(event_class)
         return saga_class
 
-    def projection(self, projection_class: AnyProjectionT) -> AnyProjectionT:
-        """Register a read model, kept up to date from this service's log."""
-        definition = definition_of(projection_class)
-        known = self.projections.setdefault(definition.name, projection_class)
-        if known is not projection_class:
-            raise UsageError(f"two projections of {self.name!r} are named {definition.name!r}; rename one of the classes")
-        for event_class in definition.event_classes:
-            self.events.register(event_class)
-        return projection_class
-
-    def find_projection(self, name: str) -> AnyProjection:
-        """The projection of this name.
-
-        Raises:
-            NotFoundError: naming those there are.
-        """
-        if (found := self.projections.get(name)) is None:
-            raise NotFoundError(
-                f"the service {self.name!r} has no projection {name!r}; it has: {', '.join(sorted(self.projections)) or 'none'}"
-            )
-        return found
-
     # -- opening ------------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
@@ -234,6 +204,11 @@ class Service(DefinesSchedules, ForeignTopics):
         configure_logging_once(settings.log_format, settings.log_level)
         async with AsyncExitStack() as stack:
             source = self.source_with(settings)
+            if workers and source == "postgres" and self.subscriptions.foreign:
+                raise UsageError(
+                    f"the service {self.name!r} has handlers of foreign topics ({', '.join(sorted(self.subscriptions.foreign))}), which are in Kafka, "
+                    "but its source is the log: set source to kafka, or leave out on_topic(...)"
+                )
             parts = await self._open_parts(stack, settings, needs_kafka=workers and source == "kafka")
             if workers:
                 encoder, decoder = await self._codecs(parts)
@@ -460,54 +435,6 @@ class Service(DefinesSchedules, ForeignTopics):
             parts.store.note_written(decision.result.global_position)
         return decision
 
-    async def read(
-        self,
-        projection_class: type[ProjectionT],
-        key: object = None,
-        *,
-        consistency: Consistency = "eventual",
-        timeout_seconds: float = READ_TIMEOUT_SECONDS,
-    ) -> ProjectionT | None:
-        """One row of a read model, or None when no event made it.
-
-        Args:
-            consistency: `eventual`: what is there now; `causal`: with everything that this process appended through the service; `strong`: with
-                everything committed before this call.
-        Raises:
-            ConsistencyTimeout: the read model did not get that far in time.
-        """
-        parts = self.open_parts()
-        return await parts.read_models.read(
-            projection_class, key, consistency=consistency, timeout_seconds=timeout_seconds, written=parts.store.last_written
-        )
-
-    def read_all(self, projection_class: type[ProjectionT]) -> AsyncIterator[ProjectionT]:
-        """Every row of a read model, in order of key."""
-        return self.open_parts().read_models.read_all(projection_class)
-
-    @asynccontextmanager
-    async def query(
-        self,
-        projection_class: AnyProjection,
-        *,
-        consistency: Consistency = "eventual",
-        timeout_seconds: float = READ_TIMEOUT_SECONDS,
-    ) -> AsyncGenerator[QueryConnection]:
-        """A connection for read-only queries on a projection's own tables, named without a schema. Keep it short: a rebuild cannot switch meanwhile.
-
-        Raises:
-            ConsistencyTimeout: the read model did not get that far in time.
-        """
-        parts = self.open_parts()
-        async with parts.read_models.connection(
-            projection_class, consistency=consistency, timeout_seconds=timeout_seconds, written=parts.store.last_written
-        ) as connection:
-            yield connection
-
-    async def verify(self, projection_class: AnyProjection) -> Verification:
-        """Compare a read model with an independent fold of the log up to its checkpoint."""
-        return await self.open_parts().read_models.verify(projection_class)
-
     async def forget(self, subject: str) -> ForgottenSubject | None:
         """Destroy the key of a data subject: its personal data comes redacted from now on, here at once and elsewhere within 10 seconds.
 
@@ -522,12 +449,3 @@ class Service(DefinesSchedules, ForeignTopics):
         finally:
             if parts.stream_cache is not None:
                 parts.stream_cache.clear()
-
-    async def replay(self, name: str, *, progress: Callable[[RebuildProgress], None] | None = None) -> RebuildProgress:
-        """Rebuild a read model from the log while the old one serves, then switch; resumes an interrupted rebuild.
-
-        Raises:
-            NotFoundError: the service has no such projection.
-        """
-        parts = self.open_parts()
-        return await rebuild(parts.database, parts.store, self.events.registry, self.find_projection(name), progress=progress)
