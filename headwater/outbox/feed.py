@@ -111,9 +111,7 @@ class LogFeed:
                 if found.events:
                     pause = POLL_SECONDS_MIN
                     ahead = asyncio.create_task(reader.read())
-                    await self._parts.values.prepare({event.type for event in found.events})
-                    self._end_for_new_topics(found)
-                    if self._is_over():
+                    if not await self._is_fit(found):
                         return
                     self._route(found)
                     await self._wait_until(UNACKNOWLEDGED_BYTES_MAX)
@@ -131,8 +129,18 @@ class LogFeed:
         """Whether what was read next may not be routed: to pumps that are not there any more, or that need what came before."""
         return self._must_go_back or not self.pumps or self._pool.join_next(self)
 
-    def _end_for_new_topics(self, found: LogSlice) -> None:
+    async def _is_fit(self, found: LogSlice) -> bool:
+        """Whether the slice may be routed, once everything is ready for it: topics first, for only who has them needs the values' schemas."""
         topics = {event_topic(event, self._parts.options.topic_prefix) for event in found.events}
+        self._end_for(topics)
+        if self._is_over():
+            return False
+        await self._parts.values.prepare({event.type for event in found.events})
+        self._end_for(topics)  # others may have come meanwhile
+        return not self._is_over()
+
+    def _end_for(self, topics: set[str]) -> None:
+        """Let go of pumps that were fenced before one of these topics was known."""
         without = [pump for pump in self.pumps if topics - pump.partition_counts.keys()]
         for pump in without:
             pump.new_topics = topics - pump.partition_counts.keys()
