@@ -117,7 +117,6 @@ class LogFeed:
                 if found.events:
                     pause = POLL_SECONDS_MIN
                     ahead = asyncio.create_task(reader.read())
-                    await self._parts.values.prepare({event.type for event in found.events})
                     if not await self._route_all(found):
                         return
                     await self._wait_until(UNACKNOWLEDGED_BYTES_MAX)
@@ -136,14 +135,18 @@ class LogFeed:
         return self._must_go_back or not self.pumps or self._pool.join_next(self)
 
     async def _route_all(self, found: LogSlice) -> bool:
-        """Route a slice piece by piece; False when the rest may not be routed, see `_is_over`."""
+        """Route a slice piece by piece, once everything is ready for it; False when the rest may not be routed, see `_is_over`."""
+        # Topics first: only who has them needs the values' schemas.
+        self._end_for_new_topics(found.events)
+        if self._is_over():
+            return False
+        await self._parts.values.prepare({event.type for event in found.events})
         for start in range(0, len(found.events), ROUTED_AT_ONCE):
             if start:
-                # PostgreSQL and Kafka go on meanwhile only if somebody empties and fills their sockets. Pumps may come and go here.
+                # PostgreSQL and Kafka go on meanwhile only if somebody empties and fills their sockets.
                 await self._parts.clock.sleep(0)
-                if self._is_over():
-                    return False
             events = found.events[start : start + ROUTED_AT_ONCE]
+            # Pumps may have come and gone meanwhile.
             self._end_for_new_topics(events)
             if self._is_over():
                 return False
@@ -151,6 +154,7 @@ class LogFeed:
         return True
 
     def _end_for_new_topics(self, events: Sequence[RecordedEvent]) -> None:
+        """Let go of pumps that were fenced before one of these events' topics was known."""
         # A stream that was routed before, to the pumps of today, has its topic.
         names = {event.stream_name for event in events} - self._lane_of_stream.keys()
         topics = {topic_of(category_of(name), self._parts.options.topic_prefix) for name in names}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pytest
 
 from headwater.errors import BrokerUnavailable
 from headwater.eventstore import Checkpoint
 from headwater.kafka import Partition, Record
+from headwater.kafka.values import JsonEncoder
 from headwater.outbox import SHARDS, Relay, RelayOptions, shard_of
 from headwater.outbox.feed import NEAR_EVENTS
 from headwater.testing.waiting import eventually
@@ -242,3 +243,22 @@ async def test_the_status_tells_lag_horizon_and_count(world: World) -> None:
         assert relay.status().relayed_count == 30
     ended = relay.status()
     assert (ended.state, ended.shards, ended.relayed_count, ended.horizon) == ("ended", (), 30, None)
+
+
+async def test_values_are_prepared_only_for_topics_that_are_there(world: World) -> None:
+    """A relay that dies while it publishes a schema leaves the topic behind, not a schema without one."""
+    prepared: list[set[str]] = []
+
+    class Recording(JsonEncoder):
+        async def prepare(self, event_types: Iterable[str]) -> None:
+            prepared.append(set(world.broker.topics))
+
+    await world.append(3)
+    relay = Relay(world.store, world.broker, world.positions, event_source="/services/test", options=QUICK, values=Recording())
+    async with running(relay):
+        await world.all_relayed()
+        await world.append(3, category="stock")
+        await world.all_relayed()
+    assert prepared[0] == {"order"}
+    assert prepared[-1] == {"order", "stock"}
+    assert world.faults() == []
