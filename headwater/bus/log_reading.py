@@ -27,6 +27,8 @@ MARK_POSITIONS: Final = 10_000
 """After so many positions without an event of its own, a partition is told how far the log was read, so that it need not be read again."""
 STRAND_EVENTS_MIN: Final = 100
 """What a strand reads at least, however many there are."""
+JOIN_POSITIONS: Final = 10_000
+"""Far from the log's end a strand waits for one that is no farther behind, so that the way there is read once; near it only for one within a page."""
 _STREAMS_CACHED_MAX: Final = 65_536
 
 
@@ -200,10 +202,10 @@ class LogReading:
         strands: list[_Strand] = []
         afters = sorted(groups)
         limit = max(limit // max(len(afters), 1), STRAND_EVENTS_MIN)
-        next_after, close_to = dict(pairwise(afters)), float("-inf")
+        next_after, before = dict(pairwise(afters)), float("-inf")
         for after in afters:
-            is_close, close_to = after <= close_to, after + limit
-            if is_close:
+            distance, before = after - before, after
+            if distance <= (limit if self._tail.is_near(after) else JOIN_POSITIONS):
                 # The one behind it will be here in a moment; from then on they go together.
                 continue
             places = tuple(groups[after])

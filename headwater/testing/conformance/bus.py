@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import pytest
 
-from headwater.bus import Context, EffectStore, RetryPolicy
+from headwater.bus import Context, RetryPolicy
 from headwater.clock import SYSTEM_CLOCK
 from headwater.messages import CAUSATION_ID, CORRELATION_ID
 from headwater.randomness import SeededRandomness
-from headwater.testing.conformance.bus_bed import CRASH_POINTS, LIMITS, WAIT_SECONDS, BusBed, Crash, CrashingEffects, Group, stopped
+from headwater.testing.conformance.bus_bed import CRASH_POINTS, LIMITS, WAIT_SECONDS, BusBed, Crash, Group, crashing, stopped
 from headwater.testing.waiting import eventually
 
 STREAMS: Final = 7
@@ -137,7 +137,7 @@ class BusConformance:
                 expected.setdefault(stream, []).append(number)
             with pytest.raises(Crash, match=point):
                 async with asyncio.timeout(WAIT_SECONDS):
-                    await group.member(effects=cast("EffectStore", CrashingEffects(group.bed.effects, point))).run()
+                    await group.member(effects=crashing(group.bed.effects, point)).run()
         async with group.running():
             await group.until_handled(expected)
 

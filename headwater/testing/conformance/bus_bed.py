@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -170,11 +170,17 @@ CRASH_POINTS: Final = ("claim", "begin", "append", "appended", "advance", "advan
 """Where a member can be crashed: before its first claim, around what it does in a transaction, and before it hears of the commit."""
 
 
-class CrashingEffects:
-    """An `EffectStore` whose user crashes at one point."""
+def crashing(effects: EffectStore, point: str) -> EffectStore:
+    """The same store for a member that crashes at one point."""
+    return cast("EffectStore", _CrashingEffects(effects, point))
 
+
+class _CrashingEffects:
     def __init__(self, effects: EffectStore, point: str) -> None:
         self._effects, self._point = effects, point
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._effects, name)
 
     def reach(self, point: str) -> None:
         """Crash, if this is the point."""
@@ -186,17 +192,8 @@ class CrashingEffects:
         self.reach("claim")
         return claimed
 
-    async def confirm(self, group: str, claimed: PartitionPosition) -> PartitionPosition | None:
-        return await self._effects.confirm(group, claimed)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._effects, name)
-
-    def transaction(self) -> AbstractAsyncContextManager[EffectTransaction]:
-        return self._transaction()
-
     @asynccontextmanager
-    async def _transaction(self) -> AsyncGenerator[EffectTransaction]:
+    async def transaction(self) -> AsyncGenerator[EffectTransaction]:
         self.reach("begin")
         async with self._effects.transaction() as transaction:
             yield cast("EffectTransaction", _CrashingTransaction(self, transaction))
@@ -204,7 +201,7 @@ class CrashingEffects:
 
 
 class _CrashingTransaction:
-    def __init__(self, effects: CrashingEffects, transaction: EffectTransaction) -> None:
+    def __init__(self, effects: _CrashingEffects, transaction: EffectTransaction) -> None:
         self._effects, self._transaction = effects, transaction
 
     def __getattr__(self, name: str) -> Any:
