@@ -28,7 +28,7 @@ from headwater.service import Service
 from headwater.telemetry import logger
 
 if TYPE_CHECKING:
-    from headwater.service.parts import Parts
+    from headwater.service import Parts
 
 ASK_SECONDS_MAX: Final = 5.0
 """Gauges whose server has not answered by then are left out."""

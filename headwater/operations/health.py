@@ -12,7 +12,7 @@ from headwater.kafka import check_broker
 from headwater.service import Service
 
 if TYPE_CHECKING:
-    from headwater.service.parts import Parts
+    from headwater.service import Parts
 
 CHECK_SECONDS_MAX: Final = 3.0
 """A server that has not answered by then does not answer."""

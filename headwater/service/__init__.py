@@ -11,6 +11,7 @@ error that a new start cannot mend (wrong use, a refused definition) ends the bl
 
 from headwater.service.asyncapi import asyncapi_document
 from headwater.service.events import ServiceEvents
+from headwater.service.parts import Parts
 from headwater.service.service import Service, Values
 
-__all__ = ["Service", "ServiceEvents", "Values", "asyncapi_document"]
+__all__ = ["Parts", "Service", "ServiceEvents", "Values", "asyncapi_document"]
