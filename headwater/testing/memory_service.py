@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final, cast
 
-from headwater.bus import Consumer, ConsumerLimits, DeadLetter, DeadLetterIt, RetryPolicy
+from headwater.bus import Consumer, ConsumerLimits, DeadLetter, DeadLetterIt, ParkedKey, RetryPolicy
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import HandlerFailed, UsageError
 from headwater.eventstore import EventStore, LogTail, PersonalEventStore, WatchedEventStore
@@ -96,6 +97,11 @@ class MemoryService:
     def dead_letters(self) -> tuple[DeadLetter, ...]:
         """What handlers gave up on."""
         return tuple(self._parts.effects.letters)
+
+    @property
+    def parked_keys(self) -> tuple[ParkedKey, ...]:
+        """What is parked now; `settle` leaves only keys that stay stopped until a person decides."""
+        return tuple(replace(row.state, message_count=len(row.records)) for row in self._parts.effects.parking.keys.values())
 
     def stream(self, stream_name: str) -> tuple[Event, ...]:
         """The typed events of one stream."""
