@@ -9,18 +9,22 @@ last one. A record at or below its log's mark is dropped as seen before. A recor
 missing. The last record is read again whenever the partition is claimed, so that a topic that was recreated or cut off is noticed.
 
 States of a partition here: assigned (by the broker) → claimed (the row's epoch is ours) → working ⇄ waiting (its first message failed and is due
-again later; other partitions go on) → revoked, or lost (another member claimed it), or stopped (a gap: nothing more is applied until somebody
-restores the topic and the partition is claimed anew; other partitions go on).
+again in a moment, or what is parked has reached its limit; other partitions go on) → revoked, or lost (another member claimed it), or stopped (a gap,
+or an error whose policy says so: nothing more is applied until the partition is claimed anew; other partitions go on).
 
 A batch is one transaction: the effects of all handlers for records of many partitions, and their rows. When it fails through one message, what
-came before commits, then the partition of that message waits and tries it alone, with growing delays. After `RetryPolicy.attempts_max` attempts
-the message is kept as a dead letter, in the transaction that moves the position past it; what its other handlers did is kept.
+came before commits, then the partition of that message waits and tries it alone, a few times and quickly. After that it is parked for the handler
+that failed: its key (its stream) waits, later messages of that key are stored behind it in the transactions that move the position past them, and
+everything else goes on. The partition's owner alone retries what is parked, under the same epoch; when the first message succeeds, or is made a
+dead letter, those behind it follow in order. What a person decides about it is a request in its row that the owner carries out (`ParkedDesk`).
 A dead letter waits until somebody decides (`DeadLetterDesk`); a retry is worked by `DeadLetterRetrier`, under the lock of the letter's row.
-Every later message of the partition waits meanwhile; issue 6 parks the key instead, so that only later messages of that key wait.
+
+Handlers in lanes run apart: many keys of a partition at once, each message in its own transaction, which also writes how far its lane got. The
+position follows as far as everything before it is finished; batches take a message once its lanes are done. See docs/decisions/0018.
 
 What can fail: a handler (above); PostgreSQL or Kafka away (waited out, for ever, with growing delays, telling so); a deadlock, or a database that
 a handler uses is away (tried again without counting against the message); a record that no relay wrote, or an event that does not fit its class
-(kept as a dead letter at once); the transaction took effect but the answer was lost (the position row tells on the next claim).
+(kept as a dead letter at once, unless `on_error` says otherwise); the transaction took effect but the answer was lost (the position row tells on the next claim).
 Handlers see a message again after any failed attempt, so effects outside this database may happen twice: give them `Context.idempotency_key`.
 """
 

@@ -266,8 +266,9 @@ class Consumer:
             async with self._working:
                 await self._committing.work_off(ready)
         self._adjust_flow()
-        if not (ready or due or was_parked):
-            await self._receive()
+        if not (ready or due):
+            # Where much waits behind parked keys, new messages come in between.
+            await self._receive(0.0 if was_parked else self._limits.idle_seconds)
 
     async def _hear_lanes(self) -> None:
         """What went wrong in a lane ends the work on its partition, which is claimed anew, and is raised here."""
@@ -333,12 +334,13 @@ class Consumer:
             self._lost_until.clear()
             self._paused.clear()
 
-    async def _receive(self) -> None:
+    async def _receive(self, seconds_max: float) -> None:
         moment = self._clock.monotonic()
         due = [work.failing.due_at - moment for work in self._works.values() if work.failing is not None]
         due += [due_at - moment for work in self._works.values() if work.parked and (due_at := work.parked.next_due_at()) is not None]
-        idle_seconds = min(self._limits.idle_seconds, LANES_LOOKED_AT_SECONDS) if self._lanes.is_busy else self._limits.idle_seconds
-        timeout = max(0.0, min([idle_seconds, *due]))
+        if self._lanes.is_busy:
+            seconds_max = min(seconds_max, LANES_LOOKED_AT_SECONDS)
+        timeout = max(0.0, min([seconds_max, *due]))
         try:
             with self._idle():
                 received = await self._source.receive(limit=self._limits.batch_size_max, timeout_seconds=timeout)

@@ -16,7 +16,7 @@ from headwater.bus.parked import ParkedKey, ParkedRequest
 from headwater.bus.ports import EffectsRefused
 from headwater.bus.postgres_parked import PostgresParkedRows, load_parked_keys, load_parked_requests
 from headwater.bus.values import LastRecord, Move, PartitionPosition
-from headwater.errors import HeadwaterError, NotFoundError, StorageError, StorageUnavailable, TransactionConflict
+from headwater.errors import HeadwaterError, LockTimeout, NotFoundError, StorageError, StorageUnavailable, TransactionConflict
 from headwater.eventstore import EventStore
 from headwater.kafka import Partition
 from headwater.messages import AppendResult, Event, ExpectedVersion, LogPosition, NewEvent, RecordedEvent
@@ -49,7 +49,6 @@ _BAD_TRANSACTION: Final = ("25P01", "25P02")
 _INTEGRITY: Final = "23"
 _SERVER_TROUBLE: Final = ("53", "57P", "58", "25006", "25P03", "XX", "F0")
 """Out of resources, shutting down, its own files, read only after a failover, idle too long, its own faults."""
-_LOCK_WAIT: Final = "55P03"
 _DRIVER_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
@@ -188,14 +187,12 @@ class PostgresEffects:
     async def claim_lanes(self, group: str, claimed: PartitionPosition, lane_counts: Mapping[str, int]) -> Mapping[Lane, int] | None:
         """Take over the lanes of a partition; see `EffectStore.claim_lanes`."""
         names, counts = list(lane_counts), list(lane_counts.values())
-        with _machinery():
-            async with self._database.transaction() as connection:
-                if not names and not await connection.fetchval(_HAS_LANES, group, *claimed.partition):
-                    return {}
-                await connection.execute(_LIMIT_LOCK_WAIT, str(int(CLAIM_WAIT_SECONDS_MAX * 1000)))
-                if await connection.fetchrow(_CONFIRM_CLAIM, group, *claimed.partition, claimed.epoch) is None:
-                    return None
-                rows = await connection.fetch(_CLAIM_LANES, group, *claimed.partition, claimed.epoch, claimed.next_offset, names, counts)
+        async with self._briefly_waiting() as connection:
+            if not names and not await connection.fetchval(_HAS_LANES, group, *claimed.partition):
+                return {}
+            if await connection.fetchrow(_CONFIRM_CLAIM, group, *claimed.partition, claimed.epoch) is None:
+                return None
+            rows = await connection.fetch(_CLAIM_LANES, group, *claimed.partition, claimed.epoch, claimed.next_offset, names, counts)
         return {Lane(row["handler_name"], row["lane_count"], row["lane"]): row["mark"] for row in rows}
 
     async def parked_keys(self, group: str, claimed: PartitionPosition, monotonic: float) -> Sequence[ParkedKey]:
@@ -211,10 +208,18 @@ class PostgresEffects:
                 return await load_parked_requests(connection, group, partitions)
 
     async def _fetch_own_row(self, statement: str, *arguments: object) -> asyncpg.Record | None:
+        async with self._briefly_waiting() as connection:
+            return await connection.fetchrow(statement, *arguments)
+
+    @asynccontextmanager
+    async def _briefly_waiting(self) -> AsyncGenerator[Connection]:
+        """A transaction that waits only so long for rows that another member holds."""
+        # Inside as well: the pool has words of its own for a lock that was not given.
         with _machinery():
             async with self._database.transaction() as connection:
-                await connection.execute(_LIMIT_LOCK_WAIT, str(int(CLAIM_WAIT_SECONDS_MAX * 1000)))
-                return await connection.fetchrow(statement, *arguments)
+                with _machinery():
+                    await connection.execute(_LIMIT_LOCK_WAIT, str(int(CLAIM_WAIT_SECONDS_MAX * 1000)))
+                    yield connection
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[PostgresTransaction]:
@@ -289,6 +294,8 @@ def _translated(error: Exception) -> HeadwaterError:
     try:
         with translate_errors():
             raise error
+    except LockTimeout as translated:
+        return TransactionConflict(f"PostgreSQL gave no lock in time ({translated}); repeat the whole transaction")
     except HeadwaterError as translated:
         return translated
     except asyncpg.PostgresError as same:
@@ -299,8 +306,6 @@ def _translated(error: Exception) -> HeadwaterError:
             )
         if sqlstate.startswith(_INTEGRITY):
             return EffectsRefused(f"a handler broke a constraint that is checked at the end: {same}")
-        if sqlstate == _LOCK_WAIT:
-            return TransactionConflict(f"PostgreSQL gave no lock in time ({same}); repeat the whole transaction")
         if sqlstate.startswith(_SERVER_TROUBLE):
             return StorageUnavailable(f"PostgreSQL cannot do it now ({same}); repeat the transaction")
         return StorageError(f"PostgreSQL refused: {type(same).__name__}: {same}")

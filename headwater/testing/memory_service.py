@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final, cast
 
 from headwater.bus import (
@@ -16,6 +17,7 @@ from headwater.bus import (
     DueMessages,
     DueSchedules,
     DueWork,
+    ParkedKey,
     Requests,
     RetryPolicy,
 )
@@ -118,6 +120,11 @@ class MemoryService:
     def dead_letters(self) -> tuple[DeadLetter, ...]:
         """What handlers gave up on."""
         return tuple(self._parts.effects.letters)
+
+    @property
+    def parked_keys(self) -> tuple[ParkedKey, ...]:
+        """What is parked now; `settle` leaves only keys that stay stopped until a person decides."""
+        return tuple(replace(row.state, message_count=len(row.records)) for row in self._parts.effects.parking.keys.values())
 
     def stream(self, stream_name: str) -> tuple[Event, ...]:
         """The typed events of one stream."""

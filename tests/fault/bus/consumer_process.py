@@ -28,13 +28,13 @@ POISON = 61
 PARKED_SOON = RetryPolicy(attempts_max=1, then=Park(attempts_max=1_000, first_delay_seconds=0.05, delay_factor=1.0))
 
 
-def subscriptions_of(category: str, *, flaky: bool, poison: bool = False) -> Subscriptions:
+def subscriptions_of(category: str, *, flaky: bool, poison: bool = False, lanes: int = 0) -> Subscriptions:
     """Two handlers for the events of one test's own topic: a table row and an append, and now and then a failure that passes."""
     subscriptions = Subscriptions()
     moved: type[Any] = type("CounterMoved", (CounterMoved,), {"__module__": __name__}, category=category)
     failed: set[int] = set()
 
-    @subscriptions.on(moved, **({"retry": PARKED_SOON} if poison else {}))
+    @subscriptions.on(moved, lanes=lanes, **({"retry": PARKED_SOON} if poison else {}))
     async def write_row(event: Any, context: Context) -> None:
         if poison and event.number % POISON == 0 and not await context.connection.fetchval("SELECT count(*) FROM mended"):
             raise RuntimeError("not mended yet")
@@ -54,7 +54,9 @@ async def main(config: dict[str, Any]) -> None:
     async with Database(config["dsn"], connections_max=4) as database:
         consumer = Consumer(
             group=config["group"],
-            subscriptions=subscriptions_of(config["category"], flaky=config.get("flaky", True), poison=config.get("poison", False)),
+            subscriptions=subscriptions_of(
+                config["category"], flaky=config.get("flaky", True), poison=config.get("poison", False), lanes=config.get("lanes", 0)
+            ),
             source=KafkaSource(
                 KafkaSettings.parse(config["kafka"]), group=config["group"], session_timeout_seconds=config.get("session_seconds", 6.0)
             ),

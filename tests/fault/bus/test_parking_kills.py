@@ -10,10 +10,11 @@ from headwater.bus import ParkedDesk, ParkedFilter
 from headwater.postgres import Database
 from headwater.testing import eventually
 from tests.fault.bus.test_kills_and_pauses import Bed, _bed, _end
-from tests.support import full_count, write_evidence
+from tests.support import FULL, full_count, write_evidence
 
 ROUNDS = full_count(1, 20)
 PAUSES = full_count(1, 6)
+LANE_ROUNDS = full_count(2, 20)
 EVENTS_PER_ROUND = 300
 POISONED = {"flaky": False, "poison": True}
 
@@ -116,3 +117,45 @@ async def test_an_owner_paused_while_parked_messages_follow_changes_nothing_once
         summary = await bed.check()
     summary |= {"pauses": PAUSES, "paused_midway": paused_midway, "seconds": round(time.monotonic() - began)}
     write_evidence("parking_pauses", summary)
+
+
+async def test_lanes_are_killed_paused_and_changed_in_number_and_repeat_nothing(database: Database, kafka_bootstrap: str) -> None:
+    """Poisoned keys as well; in every round another number of lanes takes over, sometimes from a process that is paused and thawed later."""
+    began = time.monotonic()
+    async with _bed(database, kafka_bootstrap, seed=13) as bed:
+        parked = Parked(bed)
+        process = await bed.start(**POISONED, lanes=4)
+        zombie = None
+        try:
+            for round_number in range(LANE_ROUNDS):
+                await parked.break_again()
+                before = await bed.applied()
+                await bed.feed(EVENTS_PER_ROUND)
+                goal = before + bed.chance.randint(1, EVENTS_PER_ROUND // 2)
+
+                async def moving(goal: int = goal) -> bool:
+                    return await bed.applied() >= goal
+
+                await eventually(moving, timeout=60)
+                # One paused between its mark and its commit holds its lane until PostgreSQL ends its session, after a minute.
+                if FULL and round_number % 2:
+                    process.send_signal(signal.SIGSTOP)
+                    zombie = process
+                else:
+                    await _end(process)
+                process = await bed.start(**POISONED, lanes=bed.chance.choice([0, 1, 3, 4, 8]))
+                await bed.all_applied(timeout=150)
+                if zombie is not None:
+                    zombie.send_signal(signal.SIGCONT)
+                    await asyncio.sleep(0.5)  # whatever it still tries
+                    await _end(zombie)
+                    zombie = None
+                await parked.mend()
+                await parked.at_most(0)
+        finally:
+            for one in (process, zombie):
+                if one is not None:
+                    one.send_signal(signal.SIGCONT)
+                    await _end(one)
+        summary = await bed.check()
+    write_evidence("lane_kills", summary | {"rounds": LANE_ROUNDS, "seconds": round(time.monotonic() - began)})

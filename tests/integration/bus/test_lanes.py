@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from headwater.bus import Consumer, ConsumerLimits, Context, Lane, PostgresEffects, Subscriptions, lane_of
+from headwater.errors import TransactionConflict
 from headwater.eventstore import PostgresEventStore
 from headwater.kafka import Partition
 from headwater.messages import ANY, Event
@@ -173,3 +174,18 @@ async def test_a_claim_waits_for_the_lanes_commit_under_way(shop: Shop) -> None:
             await eventually(waits, 4)
         assert not claiming.done()
     assert (await claiming or {})[lane] == 3
+
+
+async def test_rows_that_a_paused_owner_holds_are_waited_for_again_and_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The consumer waits out a TransactionConflict; anything else would end it."""
+    monkeypatch.setattr("headwater.bus.postgres.CLAIM_WAIT_SECONDS_MAX", 0.05)
+    first = await shop.effects.claim("shop", ORDER_0)
+    await shop.effects.claim_lanes("shop", first, {"reserve": 2})
+    async with shop.effects.transaction() as transaction:
+        assert await transaction.mark_lane("shop", first, Lane("reserve", 2, 1), 3)
+        second = await shop.effects.claim("shop", ORDER_0)
+        with pytest.raises(TransactionConflict, match="no lock in time"):
+            await shop.effects.claim_lanes("shop", second, {"reserve": 2})
+        assert await transaction.parked.hold("shop", second)
+        with pytest.raises(TransactionConflict, match="no lock in time"):
+            await shop.effects.claim("shop", ORDER_0)

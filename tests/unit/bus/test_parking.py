@@ -307,6 +307,25 @@ async def test_a_follower_whose_work_cannot_be_committed_is_found_and_blamed_alo
     assert (letter.offset, letter.error_message.partition(":")[0]) == (2, "left aborted")
 
 
+async def test_many_followers_do_not_hold_up_what_comes_in_meanwhile() -> None:
+    shop = Shop(limits=ConsumerLimits(parked_batch_size_max=1))
+    shop.broken["order-a"] = ValueError("no")
+    await shop.place(*[str(number) for number in range(60)], stream="order-a")
+    async with shop.running():
+        await shop.caught_up()
+        shop.broken.clear()
+        await shop.until(lambda: len(shop.reserved("order-a")) >= 1)
+        await shop.place("other", stream="order-b")
+        for _ in range(2_000):
+            if shop.reserved("order-b"):
+                break
+            await asyncio.sleep(0)
+        assert shop.reserved("order-b") == ["other"]
+        assert 0 < len(shop.reserved("order-a")) < 60, "in between"
+        await shop.freed()
+    assert shop.reserved("order-a") == [str(number) for number in range(60)]
+
+
 # -- limits ------------------------------------------------------------------------------------------------------------
 
 
