@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import Final, Self
 
@@ -18,7 +18,7 @@ from headwater.bus.lane_marks import LaneMarks
 from headwater.bus.lanes import Lanes
 from headwater.bus.parked_watch import ParkedWatch
 from headwater.bus.parking import Parking
-from headwater.bus.partition_status import PartitionStatus, status_of
+from headwater.bus.partition_status import PartitionStatus, lags_of, status_of
 from headwater.bus.partition_work import PartitionWork
 from headwater.bus.ports import EffectStore, MessageSource, OffsetOutOfRange
 from headwater.bus.retries import RetryPolicy
@@ -165,10 +165,7 @@ class Consumer:
         Raises:
             BrokerUnavailable: nobody answers.
         """
-        works = dict(self._works)
-        unread: Mapping[Partition, int] = await self._source.unread(list(works)) if works else {}
-        now = self._clock.now()
-        return tuple(work.lag(unread.get(partition, 0), now) for partition, work in sorted(works.items()))
+        return await lags_of(dict(self._works), self._source, self._clock.now())
 
     # -- the life of it ------------------------------------------------------------------------------------------------
 
