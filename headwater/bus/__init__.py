@@ -29,6 +29,7 @@ the next claim).
 Handlers see a message again after any failed attempt, so effects outside this database may happen twice: give them `Context.idempotency_key`.
 """
 
+from headwater.bus.binding import CallNext, HandlerCall, Middleware, Provider, Surroundings
 from headwater.bus.clockwork import Clockwork, DueWork
 from headwater.bus.consumer import Consumer
 from headwater.bus.context import BatchContext, Context, PublishesEvents
@@ -63,7 +64,7 @@ from headwater.bus.replies import REQUEST_SECONDS_DEFAULT, ReplySource, Requests
 from headwater.bus.retries import DeadLetterIt, ErrorAction, OnError, Park, RetryPolicy, Skip, Stop
 from headwater.bus.retrying import DeadLetterRetrier, LetterRetries, PostgresLetterRetries
 from headwater.bus.schedules import DueSchedule, Firing, MakesEvent, Missed, Schedule, Schedules, ScheduleStatus, ScheduleStore
-from headwater.bus.subscriptions import Handler, HandlerDecorator, HandlerOptions, Subscriptions
+from headwater.bus.subscriptions import Handler, HandlerDecorator, HandlerOptions, Subscriptions, named_classes
 from headwater.bus.values import LANE_TRANSACTIONS_MAX, ConsumerLimits, LastRecord, Move, PartitionPosition, SourceRecord
 
 __all__ = [
@@ -77,6 +78,7 @@ __all__ = [
     "PARKED_STATUSES",
     "REQUEST_SECONDS_DEFAULT",
     "BatchContext",
+    "CallNext",
     "Clockwork",
     "Consumer",
     "ConsumerLimits",
@@ -101,6 +103,7 @@ __all__ = [
     "Follower",
     "ForeignFormat",
     "Handler",
+    "HandlerCall",
     "HandlerDecorator",
     "HandlerOptions",
     "KafkaReplySource",
@@ -118,6 +121,7 @@ __all__ = [
     "MakesEvent",
     "MessageDeadLettered",
     "MessageSource",
+    "Middleware",
     "Missed",
     "Move",
     "OffsetOutOfRange",
@@ -139,6 +143,7 @@ __all__ = [
     "PostgresLogPartitions",
     "PostgresSchedules",
     "PostgresSource",
+    "Provider",
     "PublishesEvents",
     "Reading",
     "RebalanceListener",
@@ -155,7 +160,9 @@ __all__ = [
     "SourceRecord",
     "Stop",
     "Subscriptions",
+    "Surroundings",
     "lane_of",
     "log_topic",
+    "named_classes",
     "require_source",
 ]
