@@ -44,6 +44,23 @@ def test_partitions_of_a_topic_are_spread_evenly_and_for_ever_the_same() -> None
     assert [shard_of(Partition("stock", number)) for number in (0, 1, 7)] == ["3", "4", "4"]
 
 
+async def test_a_topic_of_few_partitions_is_not_all_one_relays_work() -> None:
+    for topic in ("order", "stock", "a", "bb"):
+        world = World()
+        relays = [world.relay() for _ in range(3)]
+        async with running(relays[0]), running(relays[1]):
+            await eventually(lambda relays=relays: shards_of(*relays[:2]) == [3, 3])
+            assert sorted(works_on(relay, topic, 3) for relay in relays[:2]) == [1, 2]
+            async with running(relays[2]):
+                await eventually(lambda relays=relays: shards_of(*relays) == [2, 2, 2])
+                assert max(works_on(relay, topic, 3) for relay in relays) <= 2
+
+
+def works_on(relay: Relay, topic: str, partition_count: int) -> int:
+    held = {shard.shard for shard in relay.status().shards}
+    return sum(shard_of(Partition(topic, number)) in held for number in range(partition_count))
+
+
 async def test_two_relays_share_the_shards_and_everything_arrives_once_in_order(world: World) -> None:
     await world.append(200)
     first, second = world.relay(), world.relay()
