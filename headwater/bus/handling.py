@@ -19,7 +19,7 @@ from headwater.errors import HandlerFailed, InvalidEvent, SchemaError, StorageUn
 from headwater.messages import TRACEPARENT, Event
 from headwater.metrics import HandlerTimes
 from headwater.telemetry import Correlation, correlate
-from headwater.tracing import NO_SPAN, consumer_span, is_on
+from headwater.tracing import consumer_span, is_on
 
 NOT_THE_MESSAGE: Final = (StorageUnavailable, TransactionConflict, WrongExpectedVersion)
 """Failures for which the message is not to blame: they are waited out and do not count."""
@@ -130,9 +130,12 @@ class MessageHandling:
             raise HandlerFault(index, message.handlers[0].name, error, is_permanent=True) from error
 
     async def _call(self, transaction: EffectTransaction, message: Message, event: Event, handler: Handler, index: int) -> None:
-        begun_at = self.times.begin()
+        begun_at = self.times.begin() if self.times.is_wanted else 0.0
         try:
-            with self._span(message, handler) if self._is_traced else NO_SPAN:
+            if self._is_traced:
+                with self._span(message, handler):
+                    await self._run(transaction, message, event, handler)
+            else:
                 await self._run(transaction, message, event, handler)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
@@ -144,7 +147,8 @@ class MessageHandling:
             meaning = transaction.interpret(error)
             raise HandlerFault(index, handler.name, meaning, counts=not isinstance(meaning, NOT_THE_MESSAGE)) from error
         finally:
-            self.times.end(handler.name, begun_at)
+            if self.times.is_wanted:
+                self.times.end(handler.name, begun_at)
 
     async def _run(self, transaction: EffectTransaction, message: Message, event: Event, handler: Handler) -> None:
         if handler.takes_context:
