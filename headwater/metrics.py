@@ -151,8 +151,9 @@ class HandlerTimes:
 
     def __init__(self, metrics: Metrics, clock: Clock, group: str) -> None:
         self._metrics, self._clock, self._group = metrics, clock, group
-        self._seconds: dict[str, float] = {}
-        self._calls: dict[str, int] = {}
+        self._sums: dict[str, list[float]] = {}
+        self.is_wanted: Final = metrics is not NO_METRICS
+        """Otherwise nothing need be measured."""
 
     def begin(self) -> float:
         """A handler is called."""
@@ -160,13 +161,15 @@ class HandlerTimes:
 
     def end(self, handler_name: str, begun_at: float) -> None:
         """It returned, or raised."""
-        self._seconds[handler_name] = self._seconds.get(handler_name, 0.0) + self._clock.monotonic() - begun_at
-        self._calls[handler_name] = self._calls.get(handler_name, 0) + 1
+        sums = self._sums.get(handler_name)
+        if sums is None:
+            sums = self._sums[handler_name] = [0.0, 0.0]
+        sums[0] += self._clock.monotonic() - begun_at
+        sums[1] += 1
 
     def tell(self) -> None:
         """Pass on what was added up since the last time."""
-        for name, seconds in self._seconds.items():
+        for name, (seconds, calls) in self._sums.items():
             self._metrics.add(HANDLER_SECONDS, seconds, self._group, name)
-            self._metrics.add(HANDLER_CALLS, self._calls[name], self._group, name)
-        self._seconds.clear()
-        self._calls.clear()
+            self._metrics.add(HANDLER_CALLS, calls, self._group, name)
+        self._sums.clear()

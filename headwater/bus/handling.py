@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,7 +21,7 @@ from headwater.errors import HandlerFailed, InvalidEvent, SchemaError, StorageUn
 from headwater.messages import TRACEPARENT, Event
 from headwater.metrics import HandlerTimes
 from headwater.telemetry import Correlation, correlate
-from headwater.tracing import NO_SPAN, consumer_span, is_on
+from headwater.tracing import consumer_span, is_on
 
 NOT_THE_MESSAGE: Final = (StorageUnavailable, TransactionConflict, WrongExpectedVersion)
 """Failures for which the message is not to blame: they are waited out and do not count."""
@@ -180,18 +180,13 @@ class MessageHandling:
             raise HandlerFault(index, message.route.handlers[0].name, error, is_permanent=True) from error
 
     async def _call(self, transaction: EffectTransaction | None, message: Message, event: Event, handler: Handler, index: int) -> None:
-        begun_at = self.times.begin()
+        begun_at = self.times.begin() if self.times.is_wanted else 0.0
         try:
-            with self._span(message, handler) if self._is_traced else NO_SPAN:
-                if handler.takes_context:
-                    assert message.opened is not None and transaction is not None, (
-                        "its event was decoded before; a context has a transaction"
-                    )
-                    await self._call_with(
-                        Context(self._surroundings, transaction, message.opened, handler.name), transaction, event, handler
-                    )
-                else:
-                    await handler.function(event)
+            if self._is_traced:
+                with self._span(message, handler):
+                    await self._run(transaction, message, event, handler)
+            else:
+                await self._run(transaction, message, event, handler)
         except asyncio.CancelledError as error:
             if _is_being_cancelled():
                 raise
@@ -199,14 +194,22 @@ class MessageHandling:
         except Exception as error:
             raise self._fault(transaction, error, handler, index) from error
         finally:
-            self.times.end(handler.name, begun_at)
+            if self.times.is_wanted:
+                self.times.end(handler.name, begun_at)
+
+    async def _run(self, transaction: EffectTransaction | None, message: Message, event: Event, handler: Handler) -> None:
+        if handler.takes_context:
+            assert message.opened is not None and transaction is not None, "its event was decoded before; a context has a transaction"
+            await self._call_with(Context(self._surroundings, transaction, message.opened, handler.name), transaction, event, handler)
+        else:
+            await handler.function(event)
 
     async def _call_many(
         self, transaction: EffectTransaction, messages: Sequence[Message], events: list[Event], handler: Handler, index: int
     ) -> None:
-        begun_at = self.times.begin()
+        begun_at = self.times.begin() if self.times.is_wanted else 0.0
         try:
-            with self._span(messages[0], handler) if self._is_traced else NO_SPAN:
+            with self._span(messages[0], handler) if self._is_traced else nullcontext():
                 if handler.takes_context:
                     recorded = tuple(message.opened.event for message in messages if message.opened is not None)
                     await self._call_with(
@@ -221,7 +224,8 @@ class MessageHandling:
         except Exception as error:
             raise self._fault(transaction, error, handler, index) from error
         finally:
-            self.times.end(handler.name, begun_at)
+            if self.times.is_wanted:
+                self.times.end(handler.name, begun_at)
 
     async def _call_with(
         self, context: EffectContext, transaction: EffectTransaction, given: Event | list[Event], handler: Handler

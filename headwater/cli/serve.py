@@ -14,7 +14,16 @@ from headwater.cli.running import run_async, stop_event
 from headwater.cli.target import load_service
 from headwater.errors import UsageError
 from headwater.metrics import NO_METRICS
-from headwater.operations import Answers, HttpAddress, PoolLimits, PrometheusMetrics, ServiceReports, end_with_parent, serve_http
+from headwater.operations import (
+    Answers,
+    HttpAddress,
+    PoolLimits,
+    PrometheusMetrics,
+    ServiceReports,
+    end_with_parent,
+    serve_http,
+    watched_loop,
+)
 from headwater.service import Service
 from headwater.telemetry import logger
 
@@ -56,6 +65,7 @@ async def _serve(service: Service, address: HttpAddress | None) -> int:
             _measure(service)
             # Before the service: while it waits for its servers, /readyz says so.
             await stack.enter_async_context(serve_http(ServiceReports(service), address))
+        stack.enter_context(watched_loop())
         async with service:
             _log.info("service_running", service=service.name, **service.addresses())
             await stop.wait()

@@ -20,6 +20,7 @@ from headwater.operations.pool_reports import PoolReports
 from headwater.operations.prometheus import PrometheusMetrics
 from headwater.operations.reloading import python_changes
 from headwater.operations.reports import ProvidesReports, ServiceReports
+from headwater.operations.watchdog import watched_loop
 
 __all__ = [
     "WORKERS_MAX",
@@ -38,4 +39,5 @@ __all__ = [
     "operations_app",
     "python_changes",
     "serve_http",
+    "watched_loop",
 ]
