@@ -26,6 +26,12 @@ What can fail: a handler (above); PostgreSQL or Kafka away (waited out, for ever
 a handler uses is away (tried again without counting against the message); a record that no relay wrote, or an event that does not fit its class
 (kept as a dead letter at once, unless `on_error` says otherwise); the transaction took effect but the answer was lost (the position row tells on
 the next claim).
+
+What comes due (messages for later, recurring schedules, sagas' deadlines) the `Clockwork` does, on the database's clock: whoever does it locks its
+rows, and what it makes is appended to the log in the transaction that removes them or moves them on. Records of other producers (`foreign`) get a
+relay's headers as they are received; from there on they are messages like any other. Replies (`replies`) are appends of the handler's transaction;
+who asked reads them from a topic of its own, and forgets its questions when it dies.
+
 Handlers see a message again after any failed attempt, so effects outside this database may happen twice: give them `Context.idempotency_key`.
 """
 
