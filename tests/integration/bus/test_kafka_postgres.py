@@ -10,7 +10,17 @@ from uuid import uuid4
 
 import pytest
 
-from headwater.bus import Consumer, ConsumerLimits, Context, DeadLetterIt, DeadLetters, KafkaSource, PostgresEffects, RetryPolicy, Subscriptions
+from headwater.bus import (
+    Consumer,
+    ConsumerLimits,
+    Context,
+    DeadLetterIt,
+    DeadLetters,
+    KafkaSource,
+    PostgresEffects,
+    RetryPolicy,
+    Subscriptions,
+)
 from headwater.errors import NotFoundError
 from headwater.eventstore import PostgresEventStore
 from headwater.kafka import KafkaSettings
