@@ -24,7 +24,8 @@ position follows as far as everything before it is finished; batches take a mess
 
 What can fail: a handler (above); PostgreSQL or Kafka away (waited out, for ever, with growing delays, telling so); a deadlock, or a database that
 a handler uses is away (tried again without counting against the message); a record that no relay wrote, or an event that does not fit its class
-(kept as a dead letter at once, unless `on_error` says otherwise); the transaction took effect but the answer was lost (the position row tells on the next claim).
+(kept as a dead letter at once, unless `on_error` says otherwise); the transaction took effect but the answer was lost (the position row tells on
+the next claim).
 Handlers see a message again after any failed attempt, so effects outside this database may happen twice: give them `Context.idempotency_key`.
 """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Self
@@ -16,7 +16,7 @@ from headwater.bus.judging import Judging
 from headwater.bus.kafka import KafkaSource
 from headwater.bus.lane_marks import LaneMarks
 from headwater.bus.lanes import Lanes
-from headwater.bus.parked import ParkedKeys
+from headwater.bus.parked_turns import ParkedTurns
 from headwater.bus.parking import Parking
 from headwater.bus.partition_work import PartitionWork
 from headwater.bus.ports import EffectStore, MessageSource, OffsetOutOfRange
@@ -34,8 +34,6 @@ from headwater.telemetry import logger
 
 _log = logger("bus")
 _RECONNECT: Final = RetryPolicy(first_delay_seconds=0.2, delay_factor=2.0, delay_seconds_max=30.0)
-PARKED_PER_ROUND: Final = 8
-"""Parked keys of one partition that are tried before new messages get their turn."""
 LANES_LOOKED_AT_SECONDS: Final = 0.02
 """While lanes are busy, how long they may be ahead of the position before it follows."""
 
@@ -90,10 +88,9 @@ class Consumer:
         burying = Burying(subscriptions, copy_dead_letters_to)
         settling = Settling(surroundings, judging, burying)
         self._committing = Committing(effects, surroundings, judging, settling, self._limits)
-        self._parking = Parking(effects, surroundings, judging, burying, self._limits, values)
-        self._lanes = Lanes(effects, surroundings, judging, settling, self._parking, self._limits)
-        self._laned = {handler.name: handler for handler in subscriptions if handler.lanes}
-        self._requests_asked_at = 0.0
+        parking = Parking(effects, surroundings, judging, burying, self._limits, values)
+        self._lanes = Lanes(effects, surroundings, judging, settling, parking, self._limits)
+        self._parked_turns = ParkedTurns(effects, surroundings, subscriptions, parking, self._lanes, self._limits, self._attempt_parked)
         self._assigned: dict[Partition, object] = {}
         """Each assignment has a token of its own, so that one that came back is told from one that stayed."""
         self._works: dict[Partition, PartitionWork] = {}
@@ -218,7 +215,7 @@ class Consumer:
             if not (self._committing.is_stopping or message.work.is_revoked):
                 async with self._working:
                     await self._committing.try_alone(message)
-        was_parked = await self._work_off_parked()
+        was_parked = await self._parked_turns.take(self._works.values())
         ready = [message for work in self._works.values() for message in work.ready(self._limits.batch_size_max)]
         if ready:
             async with self._working:
@@ -232,6 +229,9 @@ class Consumer:
         """What went wrong in a lane ends the work on its partition, which is claimed anew, and is raised here."""
         for work, error in list(self._lanes.troubles.items()):
             await self._end_lanes(work)
+            if isinstance(error, HeadwaterError) and self._works.get(work.partition) is not work:
+                # It was given up before, and may be ours again under a newer claim, which this does not touch.
+                continue
             if not isinstance(error, ClaimsLost):
                 self._drop(work)
             raise error
@@ -247,50 +247,11 @@ class Consumer:
             del self._works[work.partition]
             self._source.pause(work.partition)
 
-    async def _work_off_parked(self) -> bool:
-        """Try the parked keys that are due, a few of each partition; whether there were any."""
-        parking = [work for work in self._works.values() if work.parked and not work.is_revoked]
-        if not parking:
-            return False
-        await self._hear_requests(parking)
-        was_busy = False
-        for work in parking:
-            for parked in work.parked.due(self._clock.monotonic())[:PARKED_PER_ROUND]:
-                if (laned := self._laned.get(parked.handler_name)) is not None and work.has_lanes:
-                    self._lanes.take_parked(work, parked, laned)
-                elif not (self._committing.is_stopping or work.is_revoked):
-                    async with self._working:
-                        await self._parking.try_next(work, parked)
-                    was_busy = True
-        return was_busy
-
-    async def _hear_requests(self, parking: Sequence[PartitionWork]) -> None:
-        """What people decided about parked keys makes them due now."""
-        moment = self._clock.monotonic()
-        if moment - self._requests_asked_at < self._limits.parked_poll_seconds:
-            return
-        self._requests_asked_at = moment
-        for request in await self._effects.parked_requests(self._group, [work.partition for work in parking]):
-            work = self._works.get(request.partition)
-            if work is not None and (parked := work.parked.find(request.parked_key_id)) is not None:
-                parked.hear(request, moment)
-
-    async def _load_parked(self, work: PartitionWork) -> None:
-        work.parked = ParkedKeys(await self._effects.parked_keys(self._group, work.position, self._clock.monotonic()))
-        known = {handler.name for handler in self._subscriptions}
-        orphans = [parked for parked in work.parked if parked.handler_name not in known]
-        for parked in orphans:
-            parked.is_orphan = True
-        if work.parked:
-            _log.info(
-                "parked_keys_loaded",
-                group=self._group,
-                topic=work.partition.topic,
-                partition=work.partition.number,
-                parked_keys=len(work.parked),
-                parked_messages=work.parked.message_count,
-                without_handler=sorted({parked.handler_name for parked in orphans}),
-            )
+    async def _attempt_parked(self, work: PartitionWork, attempt: Callable[[], Awaitable[None]]) -> None:
+        """Try what is parked of a partition, unless it is being given up."""
+        if not (self._committing.is_stopping or work.is_revoked):
+            async with self._working:
+                await attempt()
 
     async def _wait_out(self, fact: str, error: HeadwaterError) -> None:
         self._troubles += 1
@@ -416,7 +377,7 @@ class Consumer:
         if marks is None:
             raise ClaimsLost(frozenset({partition}))
         work.lane_marks = LaneMarks(marks)
-        await self._load_parked(work)
+        await self._parked_turns.load(work)
         if self._assigned.get(partition) is not token:
             return
         self._works[partition] = work
@@ -441,7 +402,7 @@ class Consumer:
             if row is None:
                 raise ClaimsLost(frozenset({partition}))
             work.commit(row)
-            await self._load_parked(work)
+            await self._parked_turns.load(work)
             work.needs_confirmation = False
 
     def _lose(self, error: ClaimsLost) -> None:
