@@ -57,6 +57,8 @@ class Settings(BaseSettings):
     """Partitions of a topic that Headwater creates."""
     topic_replication_factor: Annotated[int, Field(ge=-1, le=32_767)] = -1
     """Replicas of a topic that Headwater creates; -1 takes the broker's default."""
+    topic_min_insync_replicas: Annotated[int | None, Field(ge=1, le=32_767)] = None
+    """Replicas that must have a record of such a topic before it counts as written; None takes the broker's default. Give the replicas, too."""
     instance_id: Annotated[str | None, Field(min_length=1, max_length=100)] = None
     """A name that this process keeps over restarts, unique among the service's processes: a quick restart then moves no partitions."""
     master_key: SecretStr | None = None

@@ -17,7 +17,7 @@ class Holding:
         self.item = item
         self.lease = lease
         self.recalled = asyncio.Event()
-        """Set when the item should be given back: finish what is on its way and return."""
+        """Set when the item should be given back: finish what is on its way and return. Set when it is lost, too."""
         self.has_ended = False
         """The work on it is over; all that is left is to give it back."""
         self._clock, self._valid_until, self._lost = clock, valid_until, asyncio.Event()
@@ -39,9 +39,14 @@ class Holding:
             self._valid_until = valid_until
 
     def lose(self) -> None:
-        """It is another's."""
+        """It is another's, or nobody's any more."""
         self._valid_until = float("-inf")
         self._lost.set()
+        self.recalled.set()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait so long, but not longer than until it is recalled."""
+        await first_of(self._clock.sleep(seconds), self.recalled.wait())
 
     async def lost(self) -> None:
         """Wait until it is another's, or may be."""

@@ -38,6 +38,8 @@ DRAIN_SECONDS_MAX: Final = 5.0
 """How long work may take to end when the whole share ends; then it is cancelled."""
 RELEASE_SECONDS_MAX: Final = 2.0
 """How long giving a lease back may take; it runs out by itself otherwise."""
+CANCEL_AGAIN_SECONDS: Final = 5.0
+"""How long work that was cancelled may take to clean up; if it goes on then, it is cancelled again."""
 
 _log = logger("coordination")
 
@@ -80,8 +82,10 @@ class LeaseShare:
             UsageError: no items, the same item twice, or names that leases cannot have.
         """
         self._items = tuple(items)
-        if not self._items or len(set(self._items)) != len(self._items):
-            raise UsageError(f"the items that {group!r} shares must be at least one and all different; they are {list(self._items)[:10]}")
+        if not self._items or not all(self._items) or len(set(self._items)) != len(self._items):
+            raise UsageError(
+                f"the items that {group!r} shares must be at least one, all different and none empty; they are {list(self._items)[:10]}"
+            )
         self._name = member or member_name(randomness)
         for item in self._items:
             check_lease(item_lease_name(group, item), self._name, lease_seconds)
@@ -107,6 +111,11 @@ class LeaseShare:
     def holdings(self) -> tuple[Holding, ...]:
         """What it holds now, recalled items included."""
         return tuple(self._holdings.values())
+
+    def look_now(self) -> None:
+        """Ask the store at once which leases are still held; for whoever was refused somewhere by a later term."""
+        self._renew_at = self._clock.monotonic()
+        self._wake.set()
 
     async def run(self) -> None:
         """Take part until cancelled; an unreachable store is told as a fact and asked again, for ever.
@@ -248,24 +257,27 @@ class LeaseShare:
             await first_of(asyncio.wait({work}), holding.lost())
             if not work.done():
                 self._tell("lease_lost", holding)
+            elif not holding.recalled.is_set():
+                self._rests_until[holding.item] = self._clock.monotonic() + self._lease_seconds
         finally:
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
+            holding.lose()
+            await self._end(work)
             holding.has_ended = True
-            self._conclude(holding, work)
+            if not work.cancelled() and (error := work.exception()) is not None:
+                _log.error(
+                    "shared_work_failed", group=self._group, item=holding.item, member=self._member, reason=str(error), exc_info=error
+                )
             with suppress(HeadwaterError, TimeoutError):
                 async with asyncio.timeout(RELEASE_SECONDS_MAX):
                     await self._leases.release(holding.lease)
             del self._holdings[holding.item], self._tasks[holding.item]
             self._wake.set()
 
-    def _conclude(self, holding: Holding, work: asyncio.Future[None]) -> None:
-        if work.cancelled():
-            return
-        if not holding.recalled.is_set():
-            self._rests_until[holding.item] = self._clock.monotonic() + self._lease_seconds
-        if (error := work.exception()) is not None:
-            _log.error("shared_work_failed", group=self._group, item=holding.item, member=self._member, reason=str(error), exc_info=error)
+    async def _end(self, work: asyncio.Future[None]) -> None:
+        """Cancel it until it ends: a cancellation that meets a failure on its way may be lost in it."""
+        while not work.done():
+            work.cancel()
+            await first_of(asyncio.wait({work}), self._clock.sleep(CANCEL_AGAIN_SECONDS))
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

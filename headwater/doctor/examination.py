@@ -142,7 +142,8 @@ async def _examine_kafka(settings: Settings, topics: Iterable[str]) -> list[Find
             remedy="Start the cluster, or correct HEADWATER_KAFKA.",
         )
         return [unreached]
-    facts = KafkaFacts(cluster, kafka.bootstrap, settings.topic_replication_factor, frozenset({SCHEMAS_TOPIC}))
+    replicas, in_sync = settings.topic_replication_factor, settings.topic_min_insync_replicas
+    facts = KafkaFacts(cluster, kafka.bootstrap, replicas, in_sync, frozenset({SCHEMAS_TOPIC}))
     return [KAFKA_REACHED.ok(kafka.address), *_judged(KAFKA_CHECKS, facts)]
 
 

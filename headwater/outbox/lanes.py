@@ -1,10 +1,11 @@
-"""What is on its way: a lane for each partition, a ledger for the whole log, and the partitions that are stopped."""
+"""What is on its way: a lane for each partition, a ledger for each shard, and the partitions that are stopped."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from headwater.clock import Clock
 from headwater.eventstore import Checkpoint
@@ -12,6 +13,9 @@ from headwater.kafka import Partition, Record
 from headwater.messages import LogPosition
 from headwater.outbox.ports import PartitionPosition, RelayBatch
 from headwater.telemetry import logger
+
+if TYPE_CHECKING:
+    from headwater.outbox.pump import Pump
 
 _log = logger("outbox")
 
@@ -29,15 +33,20 @@ class Ledger:
     """Up to where *every* event is acknowledged."""
 
     def __init__(self, start: Checkpoint) -> None:
-        self.relayed_through = start
+        self.relayed_through = self.routed_through = start
         self._open: deque[SliceMark] = deque()
         self._is_held = False
 
     def open(self, end: Checkpoint) -> SliceMark:
-        """A slice begins its way; settle it once when it is routed, and once for each batch added to `pending`."""
+        """A slice begins its way; settle it once when it is routed, and once for each batch added to `pending`.
+
+        One that was on its way before, because the log is read again for another shard's sake, counts for nothing.
+        """
         mark = SliceMark(end)
-        if not self._is_held:
-            self._open.append(mark)
+        if (end.epoch, end.global_position) > (self.routed_through.epoch, self.routed_through.global_position):
+            self.routed_through = end
+            if not self._is_held:
+                self._open.append(mark)
         return mark
 
     def settle(self, mark: SliceMark) -> None:
@@ -69,6 +78,8 @@ class Lane:
     partition: Partition
     tail: LogPosition
     """The last position that is in the partition or on its way there."""
+    pump: Pump = field(kw_only=True)
+    """Of the partition's shard."""
     single_until: LogPosition | None = None
     """One record a batch up to here: a larger batch was refused, and the record at fault must show itself."""
     is_stopped: bool = False

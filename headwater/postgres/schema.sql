@@ -1079,16 +1079,8 @@ CREATE TABLE headwater.relay_checkpoints (
     global_position bigint NOT NULL,
     event_id uuid,
     updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    predecessor text,
     CONSTRAINT relay_checkpoints_start CHECK (((global_position = 0) = (event_id IS NULL)))
-)
-WITH (fillfactor='50');
-
-CREATE TABLE headwater.relay_leases (
-    shard text NOT NULL,
-    holder uuid NOT NULL,
-    term bigint NOT NULL,
-    expires_at timestamp with time zone NOT NULL,
-    CONSTRAINT relay_leases_term_positive CHECK ((term > 0))
 )
 WITH (fillfactor='50');
 
@@ -1252,9 +1244,6 @@ ALTER TABLE ONLY headwater.projections
 
 ALTER TABLE ONLY headwater.relay_checkpoints
     ADD CONSTRAINT relay_checkpoints_pkey PRIMARY KEY (shard);
-
-ALTER TABLE ONLY headwater.relay_leases
-    ADD CONSTRAINT relay_leases_pkey PRIMARY KEY (shard);
 
 ALTER TABLE ONLY headwater.relay_positions
     ADD CONSTRAINT relay_positions_pkey PRIMARY KEY (topic, partition_number);

@@ -246,6 +246,7 @@ class Service:
                 client_id=f"headwater-{self.name}",
                 topic_partitions=settings.topic_partitions,
                 topic_replication_factor=settings.topic_replication_factor,
+                topic_min_insync_replicas=settings.topic_min_insync_replicas,
                 topic_prefix=topic_prefix(settings.log_schema),
                 security=security,
             )

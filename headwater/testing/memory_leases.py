@@ -55,9 +55,11 @@ class MemoryLeases:
         known = self._kept.get(lease.name)
         return known is not None and known.term == lease.term and known.holder is not None
 
-    def expire(self, name: str) -> None:
-        """Let a lease run out now, as if its holder had been frozen."""
-        self._kept[name] = replace(self._kept[name], expires_at=self._clock.now())
+    def expire(self, prefix: str = "") -> None:
+        """Let the leases whose names begin so run out now, as if their holders had been frozen."""
+        for name, known in self._kept.items():
+            if name.startswith(prefix):
+                self._kept[name] = replace(known, expires_at=self._clock.now())
 
     def _facts(self, name: str) -> LeaseFacts | None:
         known = self._kept.get(name)

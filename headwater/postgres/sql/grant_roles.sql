@@ -21,13 +21,13 @@ GRANT EXECUTE ON FUNCTION
 
 -- What a service keeps: how far it relayed and consumed, what it gave up on, its read models and sagas.
 GRANT SELECT, INSERT, UPDATE ON
-    headwater.leases, headwater.relay_leases, headwater.relay_checkpoints, headwater.relay_topics, headwater.relay_positions,
+    headwater.leases, headwater.relay_checkpoints, headwater.relay_topics, headwater.relay_positions,
     headwater.consumer_positions, headwater.sagas
     TO {writer};
 GRANT SELECT, INSERT, UPDATE, DELETE ON headwater.dead_letters, headwater.projections, headwater.saga_deadlines, headwater.snapshots TO {writer};
 GRANT SELECT, INSERT ON headwater.saga_history, headwater.schemas, headwater.schema_versions TO {writer};
 GRANT SELECT ON
-    headwater.leases, headwater.relay_leases, headwater.relay_checkpoints, headwater.relay_topics, headwater.relay_positions,
+    headwater.leases, headwater.relay_checkpoints, headwater.relay_topics, headwater.relay_positions,
     headwater.consumer_positions, headwater.sagas, headwater.dead_letters, headwater.projections, headwater.saga_deadlines, headwater.saga_history,
     headwater.snapshots, headwater.schemas, headwater.schema_versions
     TO {reader};

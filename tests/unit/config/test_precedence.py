@@ -28,6 +28,7 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "kafka_ssl_keyfile": ("file", "environment", "argument"),
     "topic_partitions": (2, 3, 4),
     "topic_replication_factor": (2, 3, 4),
+    "topic_min_insync_replicas": (2, 3, 4),
     "instance_id": ("file", "environment", "argument"),
     "master_key": ("file", "environment", "argument"),
     "service": ("file:service", "environment:service", "argument:service"),
