@@ -9,6 +9,8 @@ from typing import Final
 from benchmarks.append import compare_append
 from benchmarks.conditional import compare_conditional
 from benchmarks.consume import compare_consume
+from benchmarks.consume_fold import compare_consume_fold
+from benchmarks.end_to_end import compare_end_to_end
 from benchmarks.growth import compare_growth
 from benchmarks.log_import import compare_import
 from benchmarks.log_read import compare_log_read
@@ -16,7 +18,7 @@ from benchmarks.measure import Comparisons
 from benchmarks.multi_stream import compare_multi_stream
 from benchmarks.order_case import compare_orders
 from benchmarks.reader_memory import compare_reader_memory
-from benchmarks.relay import compare_relay
+from benchmarks.relay import compare_relay, compare_relay_avro
 from benchmarks.scale import Scale
 from benchmarks.servers import Servers
 from benchmarks.stream_load import compare_stream_load
@@ -42,6 +44,9 @@ BENCHMARKS: Final = {
     "growth": Benchmark(compare_growth),
     "reader_memory": Benchmark(compare_reader_memory),
     "relay": Benchmark(compare_relay, needs_kafka=True),
+    "relay_avro": Benchmark(compare_relay_avro, needs_kafka=True),
     "consume": Benchmark(compare_consume, needs_kafka=True),
+    "consume_fold": Benchmark(compare_consume_fold, needs_kafka=True),
+    "end_to_end": Benchmark(compare_end_to_end, needs_kafka=True),
     "orders": Benchmark(compare_orders),
 }

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from itertools import count
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import asyncpg
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -21,9 +22,9 @@ from benchmarks.measure import HEADWATER, Comparison, Comparisons, Contender, Sa
 from benchmarks.orders import OrderPlaced, mean_bytes, orders, placed_in
 from benchmarks.scale import Scale
 from benchmarks.servers import Servers, new_category
-from headwater.bus import Consumer, ConsumerLimits, Context, KafkaSource, PostgresEffects, Subscriptions
+from headwater.bus import BatchContext, Consumer, ConsumerLimits, Context, KafkaSource, PostgresEffects, SourceRecord, Subscriptions
 from headwater.eventstore import PostgresEventStore
-from headwater.kafka import KafkaSettings
+from headwater.kafka import JSON_DECODER, KafkaSettings, Partition, ValueDecoder
 from headwater.postgres import Database
 
 BATCH_SIZE: Final = ConsumerLimits().batch_size_max
@@ -65,7 +66,7 @@ async def compare_consume(servers: Servers, scale: Scale) -> Comparisons:
         own = await database.connect()
         try:
             await own.execute(CREATE_EFFECTS)
-            async with _reader(servers.bootstrap, category) as to_nowhere, _reader(servers.bootstrap, category) as to_sql:
+            async with kafka_reader(servers.bootstrap, category) as to_nowhere, kafka_reader(servers.bootstrap, category) as to_sql:
                 yield Comparison(
                     bench="consume",
                     conditions={
@@ -78,49 +79,88 @@ async def compare_consume(servers: Servers, scale: Scale) -> Comparisons:
                         "effect": "one upsert per event",
                     },
                     contenders=[
-                        Contender(HEADWATER, _consumer_turns(servers.bootstrap, database, own, event_class, scale.topic_events)),
+                        Contender(
+                            HEADWATER,
+                            consumer_turns(servers.bootstrap, database, own, _together(event_class), EFFECTS, scale.topic_events),
+                            {"handler": "takes a list"},
+                        ),
+                        Contender(
+                            "headwater, an event at a time",
+                            consumer_turns(servers.bootstrap, database, own, _one_by_one(event_class), EFFECTS, scale.topic_events),
+                        ),
                         Contender(
                             "raw aiokafka",
-                            _raw_turns(to_nowhere, RAW_FETCH_SIZE, _validate, scale.topic_events),
+                            raw_turns(to_nowhere, RAW_FETCH_SIZE, _validate, scale.topic_events),
                             {"batch": RAW_FETCH_SIZE, "effect": "none"},
                         ),
-                        Contender("raw aiokafka + asyncpg", _raw_turns(to_sql, BATCH_SIZE, await _storing(own), scale.topic_events)),
+                        Contender("raw aiokafka + asyncpg", raw_turns(to_sql, BATCH_SIZE, await _storing(own), scale.topic_events)),
                     ],
                 )
         finally:
             await own.close()
 
 
-def _consumer_turns(
-    bootstrap: str, database: Database, own: asyncpg.Connection[asyncpg.Record], event_class: type[OrderPlaced], event_count: int
+@dataclass(frozen=True, slots=True)
+class Consumed:
+    """How to see what a group's handlers have stored."""
+
+    clear: str
+    count: str
+    """A query for how many events had their effect."""
+
+
+EFFECTS: Final = Consumed(CLEAR_EFFECTS, COUNT_EFFECTS)
+Register: TypeAlias = Callable[[Subscriptions, Callable[[int], None]], None]
+"""Registers handlers, which call the second argument with how many events they handled."""
+
+
+class _TimedSource(KafkaSource):
+    """Knows when the first records came."""
+
+    began = 0.0
+
+    async def receive(self, *, limit: int, timeout_seconds: float) -> Mapping[Partition, Sequence[SourceRecord]]:
+        received = await super().receive(limit=limit, timeout_seconds=timeout_seconds)
+        if received and not self.began:
+            self.began = perf_counter()
+        return received
+
+
+def consumer_turns(
+    bootstrap: str,
+    database: Database,
+    own: asyncpg.Connection[asyncpg.Record],
+    register: Register,
+    consumed: Consumed,
+    event_count: int,
+    values: ValueDecoder = JSON_DECODER,
 ) -> Sample:
-    groups = count(1)
+    """Headwater's consumer over the topic from its beginning, each turn in a group of its own."""
+    groups, prefix = count(1), new_category()
 
     async def sample(_: float) -> float:
-        """From the first call of the handler to the last commit; joining the group is not counted."""
-        await own.execute(CLEAR_EFFECTS)
-        began, handled, all_handled, subscriptions = 0.0, 0, asyncio.Event(), Subscriptions()
+        """From the first records received to the last commit; joining the group is not counted."""
+        await own.execute(consumed.clear)
+        handled, all_handled, subscriptions = 0, asyncio.Event(), Subscriptions()
 
-        @subscriptions.on(event_class)
-        async def store(event: OrderPlaced, context: Context) -> None:
-            nonlocal began, handled
-            began, handled = began or perf_counter(), handled + 1
-            await context.connection.execute(STORE_EFFECT, event.order_id, sum(line.quantity for line in event.lines))
+        def tell(event_count_now: int) -> None:
+            nonlocal handled
+            handled += event_count_now
             if handled == event_count:
                 all_handled.set()
 
-        group = f"bench-{event_class.event_category}-{next(groups)}"
+        register(subscriptions, tell)
+        group = f"bench-{prefix}-{next(groups)}"
+        source = _TimedSource(KafkaSettings.parse(bootstrap), group=group)
         effects = PostgresEffects(database, PostgresEventStore(database))
-        consumer = Consumer(
-            group=group, subscriptions=subscriptions, source=KafkaSource(KafkaSettings.parse(bootstrap), group=group), effects=effects
-        )
+        consumer = Consumer(group=group, subscriptions=subscriptions, source=source, effects=effects, values=values)
         running = asyncio.create_task(consumer.run())
         try:
             async with asyncio.timeout(TURN_SECONDS_MAX):
                 await all_handled.wait()
-                while await own.fetchval(COUNT_EFFECTS) < event_count:  # noqa: ASYNC110 - nobody is told of a commit
+                while await own.fetchval(consumed.count) < event_count:  # noqa: ASYNC110 - nobody is told of a commit
                     await asyncio.sleep(COMMIT_POLL_SECONDS)
-            return event_count / (perf_counter() - began)
+            return event_count / (perf_counter() - source.began)
         finally:
             running.cancel()
             with suppress(asyncio.CancelledError):
@@ -129,8 +169,29 @@ def _consumer_turns(
     return sample
 
 
+def _one_by_one(event_class: type[OrderPlaced]) -> Register:
+    def register(subscriptions: Subscriptions, handled: Callable[[int], None]) -> None:
+        @subscriptions.on(event_class)
+        async def store(event: OrderPlaced, context: Context) -> None:
+            handled(1)
+            await context.connection.execute(STORE_EFFECT, event.order_id, sum(line.quantity for line in event.lines))
+
+    return register
+
+
+def _together(event_class: type[OrderPlaced]) -> Register:
+    def register(subscriptions: Subscriptions, handled: Callable[[int], None]) -> None:
+        @subscriptions.on(event_class)
+        async def store(events: list[OrderPlaced], context: BatchContext) -> None:
+            rows = [(event.order_id, sum(line.quantity for line in event.lines)) for event in events]
+            await context.connection.executemany(STORE_EFFECT, rows)
+            handled(len(events))
+
+    return register
+
+
 @asynccontextmanager
-async def _reader(bootstrap: str, topic: str) -> AsyncGenerator[AIOKafkaConsumer]:
+async def kafka_reader(bootstrap: str, topic: str) -> AsyncGenerator[AIOKafkaConsumer]:
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, fetch_max_bytes=FETCH_BYTES_MAX, fetch_max_wait_ms=FETCH_WAIT_MILLISECONDS)
     await consumer.start()
     try:
@@ -141,7 +202,7 @@ async def _reader(bootstrap: str, topic: str) -> AsyncGenerator[AIOKafkaConsumer
         await consumer.stop()
 
 
-def _raw_turns(consumer: AIOKafkaConsumer, fetch_size: int, work: Callable[[list[Any]], Awaitable[None]], topic_events: int) -> Sample:
+def raw_turns(consumer: AIOKafkaConsumer, fetch_size: int, work: Callable[[list[Any]], Awaitable[None]], topic_events: int) -> Sample:
     async def sample(seconds: float) -> float:
         """The topic over and over, each time from the first records received to the end; seeking is not counted."""
         event_count, worked = 0, 0.0

@@ -15,8 +15,10 @@ from aiokafka import AIOKafkaProducer
 
 from benchmarks.log_read import PAGE_SIZE
 from headwater.eventstore import EventStore
-from headwater.kafka import Envelope, KafkaSettings, KafkaTopics, Record, encode_envelope, partition_of
-from headwater.messages import LOG_START, LogPosition
+from headwater.kafka import JSON_ENCODER, KafkaSettings, KafkaTopics, Record, RecordEncoder, ValueEncoder, partition_of, position_text
+from headwater.messages import LOG_START, Event, EventRegistry, LogPosition
+from headwater.postgres import Database
+from headwater.schemas import AvroEncoder, KafkaSchemaBoard, PostgresSchemas
 
 PARTITION_COUNT: Final = 6
 BATCH_BYTES_MAX: Final = 512 * 1024
@@ -36,19 +38,26 @@ async def make_topic(bootstrap: str, name: str) -> None:
     await KafkaTopics(kafka_settings(bootstrap)).ensure([name])
 
 
-async def records_of_log(store: EventStore) -> RecordsByPartition:
+async def records_of_log(store: EventStore, values: ValueEncoder = JSON_ENCODER) -> RecordsByPartition:
     """Everything in the log, encoded as the relay does, by partition and in order."""
     identity, after = await store.identity(), 0
+    encoder = RecordEncoder(identity.log_id, source=EVENT_SOURCE)
     records: defaultdict[int, list[Record]] = defaultdict(list)
     previous: defaultdict[int, LogPosition] = defaultdict(lambda: LOG_START)
     while events := (await store.read_log(after=after, limit=PAGE_SIZE)).events:
+        await values.prepare({event.type for event in events})
         for event in events:
             number, position = partition_of(event.stream_name.encode(), PARTITION_COUNT), identity.locate(event.global_position)
-            envelope = Envelope(event=event, log_id=identity.log_id, position=position, previous=previous[number])
-            records[number].append(encode_envelope(envelope, source=EVENT_SOURCE))
+            record = encoder.encode(event, values.encode(event), position_text(position), position_text(previous[number]))
+            records[number].append(record)
             previous[number] = position
         after = events[-1].global_position
     return records
+
+
+def avro_encoder(database: Database, bootstrap: str, event_class: type[Event]) -> AvroEncoder:
+    """What a service writes Avro with: schemas registered in its database, and shown to readers on a topic."""
+    return AvroEncoder(EventRegistry([event_class]), PostgresSchemas(database), KafkaSchemaBoard(kafka_settings(bootstrap)))
 
 
 @asynccontextmanager

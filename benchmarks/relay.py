@@ -1,4 +1,4 @@
-"""Relay: from the log to acknowledged in Kafka, as JSON."""
+"""Relay: from the log to acknowledged in Kafka, as JSON and as Avro."""
 
 from __future__ import annotations
 
@@ -9,14 +9,23 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Final
 
-from benchmarks.kafka_records import EVENT_SOURCE, PARTITION_COUNT, kafka_settings, make_topic, produce_raw, raw_producer, records_of_log
+from benchmarks.kafka_records import (
+    EVENT_SOURCE,
+    PARTITION_COUNT,
+    avro_encoder,
+    kafka_settings,
+    make_topic,
+    produce_raw,
+    raw_producer,
+    records_of_log,
+)
 from benchmarks.log_read import EVENTS_PER_STREAM, PAGE_SIZE, fill_log
 from benchmarks.measure import HEADWATER, Comparison, Comparisons, Contender, in_loops
 from benchmarks.orders import OrderPlaced, mean_bytes, orders, placed_in
 from benchmarks.scale import Scale
 from benchmarks.servers import Servers, new_category
 from headwater.eventstore import PostgresEventStore
-from headwater.kafka import Partition
+from headwater.kafka import JSON_ENCODER, Partition, ValueEncoder
 from headwater.outbox import (
     FencedWriter,
     KafkaRelayBroker,
@@ -39,26 +48,39 @@ ARRIVAL_SECONDS_MAX: Final = 60.0
 
 async def compare_relay(servers: Servers, _scale: Scale) -> Comparisons:
     """A relay that runs, given the same work again and again, beside an idempotent producer of the same bytes in batches."""
+    async for comparison in _compare(servers, "json"):
+        yield comparison
+
+
+async def compare_relay_avro(servers: Servers, _scale: Scale) -> Comparisons:
+    """The same, with values in Avro and its logical types."""
+    async for comparison in _compare(servers, "avro"):
+        yield comparison
+
+
+async def _compare(servers: Servers, value_format: str) -> Comparisons:
     category, raw_topic = new_category(), new_category()
-    events = orders(placed_in(category))
+    event_class = placed_in(category)
+    events = orders(event_class)
     async with servers.database() as database, servers.topics([category, raw_topic]):
         await fill_log(database, events, RAW_EVENT_COUNT)
-        records = await records_of_log(PostgresEventStore(database))
+        values = avro_encoder(database, servers.bootstrap, event_class) if value_format == "avro" else JSON_ENCODER
+        records = await records_of_log(PostgresEventStore(database), values)
         await make_topic(servers.bootstrap, raw_topic)
-        async with _running_relay(database, servers.bootstrap) as work, raw_producer(servers.bootstrap) as producer:
+        async with _running_relay(database, servers.bootstrap, values) as work, raw_producer(servers.bootstrap) as producer:
             await work.arrived(RAW_EVENT_COUNT)
 
             async def produce() -> int:
                 return await produce_raw(producer, raw_topic, records)
 
             yield Comparison(
-                bench="relay",
+                bench="relay" if value_format == "json" else "relay_avro",
                 conditions={
                     "callers": 1,
                     "batch": SLICE_SIZE,
                     "bytes": mean_bytes(events),
                     "durable": True,
-                    "format": "json",
+                    "format": value_format,
                     "partitions": PARTITION_COUNT,
                 },
                 contenders=[
@@ -143,9 +165,9 @@ class _CountingWriter:
 
 
 @asynccontextmanager
-async def _running_relay(database: Database, bootstrap: str) -> AsyncGenerator[RelayedEvents]:
+async def _running_relay(database: Database, bootstrap: str, values: ValueEncoder = JSON_ENCODER) -> AsyncGenerator[RelayedEvents]:
     broker = CountingBroker(KafkaRelayBroker(kafka_settings(bootstrap)))
-    relay = Relay(PostgresEventStore(database), broker, PostgresRelayPositions(database), event_source=EVENT_SOURCE)
+    relay = Relay(PostgresEventStore(database), broker, PostgresRelayPositions(database), event_source=EVENT_SOURCE, values=values)
     running = asyncio.create_task(relay.run())
     try:
         yield RelayedEvents(relay, broker)

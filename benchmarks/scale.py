@@ -22,6 +22,8 @@ class Scale:
     import_events: int = 50_000
     topic_events: int = 6_000
     """How many are in the topic that is consumed."""
+    fold_events: int = 30_000
+    """How many where their effect is one statement for many."""
     stream_lengths: tuple[int, ...] = (10, 100, 1_000)
     idle_seconds: float = 10.0
     """How long an idle subscriber's statements are counted."""
@@ -37,6 +39,7 @@ TINY: Final = Scale(
     log_events=1_000,
     import_events=1_000,
     topic_events=600,
+    fold_events=600,
     stream_lengths=(10,),
     idle_seconds=1.5,
 )

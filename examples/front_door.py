@@ -52,7 +52,7 @@ async def main() -> None:
         print(f"the read model shows {row.units if row else 0} units of chai ordered")
 
         reserved = await until_reserved("chai", 2)
-        print(f"the handler reserved stock for {len(reserved)} orders of chai, over Kafka")
+        print(f"the handler reserved stock for {len(reserved)} orders of chai")
 
 
 async def until_reserved(sku: str, order_count: int) -> list[str]:

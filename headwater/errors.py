@@ -254,6 +254,25 @@ class PartitionLost(DeliveryError):
     retryable = True
 
 
+class RequestTimeout(DeliveryError):
+    """No reply came in time; the question may still be handled. The caller asks again only where that does no harm."""
+
+    retryable = True
+
+    def __init__(self, message: str, *, request_id: UUID) -> None:
+        super().__init__(message)
+        self.request_id = request_id
+        """The id of the question's event."""
+
+
+class UnexpectedReply(DeliveryError):
+    """A reply is of another class than the one asked for; whoever wrote one of both sides changes it."""
+
+    def __init__(self, message: str, *, reply_type: str) -> None:
+        super().__init__(message)
+        self.reply_type = reply_type
+
+
 class HandlerFailed(DeliveryError):
     """A handler raised; its message is retried and then kept as a dead letter."""
 

@@ -43,6 +43,18 @@ HANDLER_RETRIES: Final = Instrument(
 DEAD_LETTERS: Final = Instrument(
     "headwater_dead_letters_total", "counter", "Messages that a handler gave up on, kept as dead letters.", ("group", "handler")
 )
+MESSAGES_PARKED: Final = Instrument(
+    "headwater_messages_parked_total",
+    "counter",
+    "Messages that were set aside with their key, or wait behind one that was.",
+    ("group", "handler"),
+)
+PARKED_MESSAGES: Final = Instrument(
+    "headwater_parked_messages", "gauge", "Messages of a partition that wait in parked keys now.", ("group", "topic", "partition")
+)
+PARKED_KEYS: Final = Instrument(
+    "headwater_parked_keys", "gauge", "Keys of a partition that are parked now.", ("group", "topic", "partition")
+)
 CONSUMER_LAG_EVENTS: Final = Instrument(
     "headwater_consumer_lag_events", "gauge", "Records of a partition that are not committed yet.", ("group", "topic", "partition")
 )
@@ -79,6 +91,9 @@ INSTRUMENTS: Final = (
     HANDLER_CALLS,
     HANDLER_RETRIES,
     DEAD_LETTERS,
+    MESSAGES_PARKED,
+    PARKED_MESSAGES,
+    PARKED_KEYS,
     CONSUMER_LAG_EVENTS,
     CONSUMER_LAG_SECONDS,
     CONSUMER_PARTITIONS,

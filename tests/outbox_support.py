@@ -27,7 +27,7 @@ from headwater.kafka import (
     partition_of,
 )
 from headwater.messages import ANY, LOG_START, NewEvent, RecordedEvent
-from headwater.outbox import KafkaRelayBroker, PostgresRelayPositions, Relay, RelayBroker, RelayOptions
+from headwater.outbox import SHARDS, KafkaRelayBroker, PostgresRelayPositions, Relay, RelayBroker, RelayOptions
 from headwater.postgres import Database
 from headwater.testing.waiting import eventually
 
@@ -145,7 +145,7 @@ class RelayOnServers:
                     await self.store.append(stream, [event], expected_version=ANY, connection=connection)
 
     async def relayed_through(self) -> int:
-        return (await self.positions.load("0")).relayed_through.global_position
+        return min([(await self.positions.load(shard)).relayed_through.global_position for shard in SHARDS])
 
     async def all_relayed(self, timeout: float = 30) -> None:
         async def is_done() -> bool:
@@ -158,5 +158,5 @@ class RelayOnServers:
 
     async def faults(self, values: ValueDecoder = JSON_DECODER) -> list[str]:
         """What is wrong in the topics of this log; nothing, one hopes."""
-        topics = dict((await self.positions.load("0")).topics)
+        topics = dict((await self.positions.load(SHARDS[0])).topics)
         return faults_of(await whole_log(self.store), await read_topics(self.settings.address, topics, values), topics)

@@ -9,64 +9,153 @@ last one. A record at or below its log's mark is dropped as seen before. A recor
 missing. The last record is read again whenever the partition is claimed, so that a topic that was recreated or cut off is noticed.
 
 States of a partition here: assigned (by the broker) → claimed (the row's epoch is ours) → working ⇄ waiting (its first message failed and is due
-again later; other partitions go on) → revoked, or lost (another member claimed it), or stopped (a gap: nothing more is applied until somebody
-restores the topic and the partition is claimed anew; other partitions go on).
+again in a moment, or what is parked has reached its limit; other partitions go on) → revoked, or lost (another member claimed it), or stopped (a gap,
+or an error whose policy says so: nothing more is applied until the partition is claimed anew; other partitions go on).
 
 A batch is one transaction: the effects of all handlers for records of many partitions, and their rows. When it fails through one message, what
-came before commits, then the partition of that message waits and tries it alone, with growing delays. After `RetryPolicy.attempts_max` attempts
-the message is kept as a dead letter, in the transaction that moves the position past it; what its other handlers did is kept.
+came before commits, then the partition of that message waits and tries it alone, a few times and quickly. After that it is parked for the handler
+that failed: its key (its stream) waits, later messages of that key are stored behind it in the transactions that move the position past them, and
+everything else goes on. The partition's owner alone retries what is parked, under the same epoch; when the first message succeeds, or is made a
+dead letter, those behind it follow in order. What a person decides about it is a request in its row that the owner carries out (`ParkedDesk`).
 A dead letter waits until somebody decides (`DeadLetterDesk`); a retry is worked by `DeadLetterRetrier`, under the lock of the letter's row.
-Every later message of the partition waits meanwhile; issue 6 parks the key instead, so that only later messages of that key wait.
+
+Handlers in lanes run apart: many keys of a partition at once, each message in its own transaction, which also writes how far its lane got. The
+position follows as far as everything before it is finished; batches take a message once its lanes are done. See docs/decisions/0018.
 
 What can fail: a handler (above); PostgreSQL or Kafka away (waited out, for ever, with growing delays, telling so); a deadlock, or a database that
 a handler uses is away (tried again without counting against the message); a record that no relay wrote, or an event that does not fit its class
-(kept as a dead letter at once); the transaction took effect but the answer was lost (the position row tells on the next claim).
+(kept as a dead letter at once, unless `on_error` says otherwise); the transaction took effect but the answer was lost (the position row tells on the
+next claim).
 Handlers see a message again after any failed attempt, so effects outside this database may happen twice: give them `Context.idempotency_key`.
 """
 
-from headwater.bus.consumer import Consumer, PartitionStatus
-from headwater.bus.context import Context, PublishesEvents
-from headwater.bus.dead_letters import DeadLetter
+from headwater.bus.clockwork import Clockwork, DueWork
+from headwater.bus.consumer import Consumer
+from headwater.bus.context import BatchContext, Context, PublishesEvents
+from headwater.bus.cron import Cron
+from headwater.bus.dead_letters import DeadLetter, MessageDeadLettered
+from headwater.bus.delivering import DueMessages
 from headwater.bus.desk import ALL_STATUSES, OPEN_STATUSES, DeadLetterDesk, KeptLetter, LetterFilter, LetterStatus
-from headwater.bus.kafka import KafkaSource
-from headwater.bus.ports import EffectsRefused, EffectStore, EffectTransaction, MessageSource, OffsetOutOfRange, RebalanceListener
+from headwater.bus.firing import DueSchedules
+from headwater.bus.foreign import FOREIGN_VALUE_BYTES_MAX, FindsSchemas, ForeignFormat
+from headwater.bus.kafka import KafkaReplySource, KafkaSource
+from headwater.bus.lane_marks import LANES_MAX, Lane, LaneMarks, lane_of
+from headwater.bus.log_partitions import LOG_PARTITION_COUNT, PostgresLogPartitions, require_source
+from headwater.bus.log_records import LOG_TOPIC_PREFIX, LogRecord, log_topic
+from headwater.bus.parked import Follower, ParkedKey, ParkedRecord, ParkedRequest, ParkedRequestKind
+from headwater.bus.parked_desk import PARKED_STATUSES, KeptKey, ParkedDesk, ParkedEvent, ParkedFilter, ParkedStatus
+from headwater.bus.partition_status import PartitionStatus
+from headwater.bus.ports import (
+    EffectsRefused,
+    EffectStore,
+    EffectTransaction,
+    LogPartitions,
+    MessageSource,
+    OffsetOutOfRange,
+    ParkedRows,
+    RebalanceListener,
+)
 from headwater.bus.postgres import DeadLetters, PostgresEffects
-from headwater.bus.retries import RetryPolicy
+from headwater.bus.postgres_schedules import PostgresSchedules, ScheduleDesk
+from headwater.bus.postgres_source import PostgresSource
+from headwater.bus.reading import EncodedRecords, Reading, RecordReader
+from headwater.bus.replies import REQUEST_SECONDS_DEFAULT, ReplySource, Requests
+from headwater.bus.retries import DeadLetterIt, ErrorAction, OnError, Park, RetryPolicy, Skip, Stop
 from headwater.bus.retrying import DeadLetterRetrier, LetterRetries, PostgresLetterRetries
-from headwater.bus.subscriptions import Handler, HandlerDecorator, Subscriptions
-from headwater.bus.values import ConsumerLimits, LastRecord, Move, PartitionPosition, SourceRecord
+from headwater.bus.schedules import DueSchedule, Firing, MakesEvent, Missed, Schedule, Schedules, ScheduleStatus, ScheduleStore
+from headwater.bus.subscriptions import Handler, HandlerDecorator, HandlerOptions, Subscriptions
+from headwater.bus.values import LANE_TRANSACTIONS_MAX, ConsumerLimits, LastRecord, Move, PartitionPosition, SourceRecord
 
 __all__ = [
     "ALL_STATUSES",
+    "FOREIGN_VALUE_BYTES_MAX",
+    "LANES_MAX",
+    "LANE_TRANSACTIONS_MAX",
+    "LOG_PARTITION_COUNT",
+    "LOG_TOPIC_PREFIX",
     "OPEN_STATUSES",
+    "PARKED_STATUSES",
+    "REQUEST_SECONDS_DEFAULT",
+    "BatchContext",
+    "Clockwork",
     "Consumer",
     "ConsumerLimits",
     "Context",
+    "Cron",
     "DeadLetter",
     "DeadLetterDesk",
+    "DeadLetterIt",
     "DeadLetterRetrier",
     "DeadLetters",
+    "DueMessages",
+    "DueSchedule",
+    "DueSchedules",
+    "DueWork",
     "EffectStore",
     "EffectTransaction",
     "EffectsRefused",
+    "EncodedRecords",
+    "ErrorAction",
+    "FindsSchemas",
+    "Firing",
+    "Follower",
+    "ForeignFormat",
     "Handler",
     "HandlerDecorator",
+    "HandlerOptions",
+    "KafkaReplySource",
     "KafkaSource",
+    "KeptKey",
     "KeptLetter",
+    "Lane",
+    "LaneMarks",
     "LastRecord",
     "LetterFilter",
     "LetterRetries",
     "LetterStatus",
+    "LogPartitions",
+    "LogRecord",
+    "MakesEvent",
+    "MessageDeadLettered",
     "MessageSource",
+    "Missed",
     "Move",
     "OffsetOutOfRange",
+    "OnError",
+    "Park",
+    "ParkedDesk",
+    "ParkedEvent",
+    "ParkedFilter",
+    "ParkedKey",
+    "ParkedRecord",
+    "ParkedRequest",
+    "ParkedRequestKind",
+    "ParkedRows",
+    "ParkedStatus",
     "PartitionPosition",
     "PartitionStatus",
     "PostgresEffects",
     "PostgresLetterRetries",
+    "PostgresLogPartitions",
+    "PostgresSchedules",
+    "PostgresSource",
     "PublishesEvents",
+    "Reading",
     "RebalanceListener",
+    "RecordReader",
+    "ReplySource",
+    "Requests",
     "RetryPolicy",
+    "Schedule",
+    "ScheduleDesk",
+    "ScheduleStatus",
+    "ScheduleStore",
+    "Schedules",
+    "Skip",
     "SourceRecord",
+    "Stop",
     "Subscriptions",
+    "lane_of",
+    "log_topic",
+    "require_source",
 ]

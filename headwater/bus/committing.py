@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from headwater.bus.context import HandlerSurroundings
-from headwater.bus.dead_letters import DeadLetter, message_of, unhandled
+from headwater.bus.failing import FailingMessage, HandlerFault
 from headwater.bus.handling import MessageHandling
+from headwater.bus.judging import ROOM_SECONDS, Judging, facts_of
+from headwater.bus.parked import ParkedKey
 from headwater.bus.partition_work import Message, PartitionWork
 from headwater.bus.ports import EffectsRefused, EffectStore, EffectTransaction
-from headwater.bus.retries import CONFLICTS_MAX, FailingMessage, HandlerFault, RetryPolicy
+from headwater.bus.retries import CONFLICTS_MAX, BatchFault
+from headwater.bus.settling import Settlement, Settling
 from headwater.bus.values import ConsumerLimits, Move
 from headwater.errors import PartitionLost, WrongExpectedVersion
 from headwater.kafka import Partition
-from headwater.metrics import BATCH_SECONDS, DEAD_LETTERS, HANDLER_RETRIES, MESSAGES_HANDLED, NO_HANDLER
-from headwater.randomness import Randomness
+from headwater.metrics import BATCH_SECONDS, DEAD_LETTERS, MESSAGES_HANDLED, MESSAGES_PARKED, NO_HANDLER
 from headwater.telemetry import logger
 
 _log = logger("bus")
@@ -37,14 +39,9 @@ class Committing:
     """Works messages off, each exactly once, in the order of its partition."""
 
     def __init__(
-        self,
-        effects: EffectStore,
-        surroundings: HandlerSurroundings,
-        policy: RetryPolicy,
-        limits: ConsumerLimits,
-        randomness: Randomness,
+        self, effects: EffectStore, surroundings: HandlerSurroundings, judging: Judging, settling: Settling, limits: ConsumerLimits
     ) -> None:
-        self._effects, self._surroundings, self._policy, self._randomness = effects, surroundings, policy, randomness
+        self._effects, self._surroundings, self._judging, self._settling = effects, surroundings, judging, settling
         self._handling: Final = MessageHandling(surroundings, limits)
         self.is_stopping = False
         """Begin nothing new."""
@@ -64,6 +61,7 @@ class Committing:
             ClaimsLost: rolled back; what was committed before stays.
             StorageError, TransactionConflict: the last transaction's outcome may be unknown.
         """
+        self._hold_where_full(messages)
         pieces = [messages]
         while pieces and not self.is_stopping:
             self.progressed()
@@ -75,7 +73,7 @@ class Committing:
             except HandlerFault as fault:
                 self._set_aside(piece[fault.index], fault)
                 pieces += [piece[fault.index + 1 :], piece[: fault.index]]
-            except EffectsRefused as error:
+            except (EffectsRefused, BatchFault) as error:
                 pieces += self._halves(piece, error)
             else:
                 if done < len(piece):
@@ -90,6 +88,11 @@ class Committing:
             moves = await self._advance(transaction, ends.items())
         for work, move in zip(ends, moves, strict=True):
             work.commit(move.after)
+        if outcome.followers:
+            works = {work.partition: work for work in ends}
+            for follower in outcome.followers:
+                works[Partition(follower.record.topic, follower.record.partition)].parked.count(follower.parked, 1)
+                metrics.add(MESSAGES_PARKED, 1, group, follower.parked.handler_name)
         metrics.observe(BATCH_SECONDS, clock.monotonic() - begun_at, group)
         metrics.add(MESSAGES_HANDLED, outcome.handled, group)
         if outcome.unreadable:
@@ -104,61 +107,78 @@ class Committing:
             raise ClaimsLost(lost)
         return moves
 
-    def _halves(self, piece: Sequence[Message], error: EffectsRefused) -> list[Sequence[Message]]:
+    def _halves(self, piece: Sequence[Message], error: EffectsRefused | BatchFault) -> list[Sequence[Message]]:
         """Nobody knows which message it was: look in each half."""
         if len(piece) > 1:
             middle = len(piece) // 2
             return [piece[middle:], piece[:middle]]
-        _log.warning("effects_refused", **_facts(piece[0]), error=str(error))
+        _log.warning("effects_refused", **facts_of(piece[0]), error=str(error))
         piece[0].work.failing = FailingMessage(piece[0].offset, due_at=self._surroundings.clock.monotonic())
         return []
 
     def _set_aside(self, message: Message, fault: HandlerFault) -> None:
-        failing = FailingMessage(message.offset, due_at=self._surroundings.clock.monotonic())
-        message.work.failing = failing
-        self._note(message, failing, [fault])
-        if fault.is_permanent or failing.attempts >= self._policy.attempts_max:
-            failing.due_at = self._surroundings.clock.monotonic()
-            if not fault.is_permanent:
-                failing.given_up.add(fault.handler_name)
+        failing = message.work.failing = FailingMessage(message.offset, due_at=self._surroundings.clock.monotonic())
+        if not fault.is_permanent:
+            # Data that does not fit fails for every handler, and each is asked by itself.
+            self._judging.note(message, failing, [fault])
+
+    def _hold_where_full(self, messages: Sequence[Message]) -> None:
+        """Where what is parked has reached its limit, the first message that would have to wait behind it holds its partition."""
+        waiting: dict[PartitionWork, int] = {}
+        for message in messages:
+            work = message.work
+            if work.parked and work.may_apply(message.offset) and (held := len(message.held_back())):
+                waiting[work] = waiting.get(work, 0) + held
+                if not self._judging.has_room(work, for_messages=waiting[work]):
+                    due_at = self._surroundings.clock.monotonic() + ROOM_SECONDS
+                    work.failing = FailingMessage(message.offset, due_at, is_blocked=True)
 
     # -- one alone -----------------------------------------------------------------------------------------------------
 
     async def try_alone(self, message: Message) -> None:
-        """Try the message that its partition waits for; the last attempt keeps what its other handlers did, and a dead letter.
+        """Try the message that its partition waits for; what is decided about its handlers commits with what the others did.
 
         Raises:
             ClaimsLost, StorageError, TransactionConflict: as `work_off`.
         """
         failing = message.work.failing
         assert failing is not None, "only a failing message is tried alone"
-        faults: list[HandlerFault] = []
-        letters: list[DeadLetter] = []
+        held = message.held_back()
+        if failing.is_blocked or held:
+            has_room = self._judging.has_room(message.work, for_messages=len(held))
+            if not has_room:
+                failing.due_at = self._surroundings.clock.monotonic() + ROOM_SECONDS
+                return
+            if failing.is_blocked:
+                message.work.failing = None
+                return
+        settlement = Settlement()
         try:
             async with self._effects.transaction() as transaction:
-                faults = await self._handle_guarded(transaction, message, failing)
-                self._note(message, failing, faults)
-                letters = self._letters(message, failing, faults)
-                await transaction.bury(letters)
+                faults = await self._handle_guarded(transaction, message, failing, held)
+                self._judging.note(message, failing, faults)
+                self._require_settled(failing, faults)
+                settlement = self._settling.settle(message, failing, held)
+                await self._settling.keep(transaction, message, settlement)
                 (move,) = await self._advance(transaction, [(message.work, message.offset)])
         except _NotSettled:
             return
         except EffectsRefused as error:
-            self._give_up_in_time(message, failing, error)
+            # Every handler ended well, yet their work cannot be committed: each may be the one.
+            suspects = [h.name for h in message.handlers if h.name not in failing.settled and h.name not in held]
+            self._judging.note(message, failing, [HandlerFault(0, name, error) for name in suspects])
             return
         message.work.commit(move.after)
+        self._settling.remember(message, settlement)
         self._handling.times.tell()
         self._surroundings.metrics.add(MESSAGES_HANDLED, 1, self._surroundings.group)
-        for letter in letters:
-            self._surroundings.metrics.add(DEAD_LETTERS, 1, self._surroundings.group, letter.handler_name or NO_HANDLER)
-            _log.error(
-                "dead_letter_stored", **_facts(message), handler=letter.handler_name, attempts=letter.attempts, error=letter.error_message
-            )
 
-    async def _handle_guarded(self, transaction: EffectTransaction, message: Message, failing: FailingMessage) -> list[HandlerFault]:
+    async def _handle_guarded(
+        self, transaction: EffectTransaction, message: Message, failing: FailingMessage, held: Mapping[str, ParkedKey]
+    ) -> list[HandlerFault]:
         faults: list[HandlerFault] = []
         for handler in message.handlers:
-            if handler.name in failing.given_up:
+            if handler.name in failing.settled or handler.name in held:
                 continue
             self.progressed()
             try:
@@ -167,82 +187,26 @@ class Committing:
                 # The fault of undecodable data names the first handler; here each gets its own.
                 fault.handler_name = handler.name
                 fault.counts = fault.counts or (isinstance(fault.error, WrongExpectedVersion) and failing.waits >= CONFLICTS_MAX)
-                fault.ends_transaction = not _is_open(transaction)
+                fault.ends_transaction = not is_open(transaction)
                 faults.append(fault)
                 if fault.ends_transaction or not fault.counts:
                     break
         return faults
 
-    def _note(self, message: Message, failing: FailingMessage, faults: Sequence[HandlerFault]) -> None:
-        """Remember the errors and set the next moment."""
-        if not faults:
-            return
-        clock = self._surroundings.clock
-        failing.attempts += any(fault.counts for fault in faults)
-        failing.waits += 1
-        # Who was first has committed by now: looking again soon is right, and the partition should not wait long for it.
-        is_conflict = all(isinstance(fault.error, WrongExpectedVersion) for fault in faults)
-        delay = self._policy.delay_seconds(1 if is_conflict else failing.waits, self._randomness)
-        failing.due_at = clock.monotonic() + delay
-        for fault in faults:
-            failing.note(fault.handler_name, fault.error, clock.now())
-            self._surroundings.metrics.add(HANDLER_RETRIES, 1, self._surroundings.group, fault.handler_name)
-            _log.warning(
-                "handler_failed",
-                **_facts(message),
-                handler=fault.handler_name,
-                attempt=failing.attempts,
-                attempts_max=self._policy.attempts_max,
-                delay_seconds=round(delay, 3),
-                counts=fault.counts,
-                error=f"{type(fault.error).__name__}: {message_of(fault.error)}",
-            )
-
-    def _letters(self, message: Message, failing: FailingMessage, faults: Sequence[HandlerFault]) -> list[DeadLetter]:
-        """The dead letters that settle the message; none when all went well.
-
-        Raises:
-            _NotSettled: it is to be tried again.
-        """
-        is_last = failing.attempts >= self._policy.attempts_max
-        if is_last and (spoilers := {fault.handler_name for fault in faults if fault.ends_transaction}):
+    def _require_settled(self, failing: FailingMessage, faults: Sequence[HandlerFault]) -> None:
+        if any(fault.handler_name not in failing.settled for fault in faults):
+            raise _NotSettled
+        if any(fault.ends_transaction for fault in faults):
             # The other handlers have yet to be heard, in a transaction without these.
-            failing.given_up |= spoilers
-            failing.due_at = self._surroundings.clock.monotonic()
             raise _NotSettled
-        if any(not fault.counts or not (is_last or fault.is_permanent) for fault in faults):
+        if failing.is_stopped:
             raise _NotSettled
-        names = {fault.handler_name for fault in faults} | failing.given_up
-        envelope = message.envelope
-        assert envelope is not None, "a message with handlers has an envelope"
-        return [
-            unhandled(
-                self._surroundings.group, name, message.work.partition, message.record, envelope, failing.attempts, failing.failures[name]
-            )
-            for name in (handler.name for handler in message.handlers)
-            if name in names
-        ]
-
-    def _give_up_in_time(self, message: Message, failing: FailingMessage, error: EffectsRefused) -> None:
-        """Every handler ended well, yet their work cannot be committed: each may be the one."""
-        suspects = [handler.name for handler in message.handlers if handler.name not in failing.given_up]
-        self._note(message, failing, [HandlerFault(0, name, error) for name in suspects])
-        if failing.attempts >= self._policy.attempts_max:
-            failing.given_up.update(suspects)
-            failing.due_at = self._surroundings.clock.monotonic()
 
 
-def _is_open(transaction: EffectTransaction) -> bool:
+def is_open(transaction: EffectTransaction) -> bool:
+    """Whether anything more can be done in it."""
     try:
         transaction.require_open()
     except EffectsRefused:
         return False
     return True
-
-
-def _facts(message: Message) -> dict[str, object]:
-    facts: dict[str, object] = {"topic": message.record.topic, "partition": message.record.partition, "offset": message.offset}
-    if message.envelope is not None:
-        event = message.envelope.event
-        facts |= {"event_type": event.type, "event_id": str(event.event_id), "stream_name": event.stream_name}
-    return facts

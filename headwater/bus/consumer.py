@@ -5,18 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final, Self
 
+from headwater.bus.burying import Burying
 from headwater.bus.committing import ClaimsLost, Committing
 from headwater.bus.context import HandlerSurroundings, PublishesEvents
-from headwater.bus.dead_letters import message_of
+from headwater.bus.dead_letters import MessageDeadLettered
+from headwater.bus.foreign import ForeignRecords, ForeignValues
+from headwater.bus.judging import Judging
 from headwater.bus.kafka import KafkaSource
+from headwater.bus.lane_marks import LaneMarks
+from headwater.bus.lanes import Lanes
+from headwater.bus.parked_watch import ParkedWatch
+from headwater.bus.parking import Parking
+from headwater.bus.partition_status import PartitionStatus, status_of
 from headwater.bus.partition_work import PartitionWork
 from headwater.bus.ports import EffectStore, MessageSource, OffsetOutOfRange
 from headwater.bus.retries import RetryPolicy
+from headwater.bus.settling import Settling
 from headwater.bus.subscriptions import Subscriptions
-from headwater.bus.values import ConsumerLimits, PartitionLag
+from headwater.bus.values import ConsumerLimits, PartitionLag, PartitionPosition
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import BrokerUnavailable, ConsumerStalled, GapDetected, HeadwaterError, StorageError, TransactionConflict, UsageError
 from headwater.kafka import JSON_DECODER, KafkaSettings, OffsetRange, Partition, ValueDecoder
@@ -28,22 +36,13 @@ from headwater.supervision import where
 from headwater.telemetry import logger
 
 _log = logger("bus")
+_RECONNECT: Final = RetryPolicy(first_delay_seconds=0.2, delay_factor=2.0, delay_seconds_max=30.0)
+PARKED_PER_ROUND: Final = 8
+"""Parked keys of one partition that are tried before new messages get their turn."""
+LANES_LOOKED_AT_SECONDS: Final = 0.02
+"""While lanes are busy, how long they may be ahead of the position before it follows."""
 DEAF_PROBES_MAX: Final = 2
 """A probe may meet records that came a moment ago; the second in a row cannot."""
-_RECONNECT: Final = RetryPolicy(first_delay_seconds=0.2, delay_factor=2.0)
-
-
-@dataclass(frozen=True, slots=True)
-class PartitionStatus:
-    """What a consumer does with one partition."""
-
-    partition: Partition
-    state: str
-    """`working`, `waiting` (a message failed), `stopped` (a gap), `lost` or `claiming`."""
-    next_offset: int | None
-    epoch: int | None
-    attempts: int = 0
-    reason: str | None = None
 
 
 class Consumer:
@@ -64,6 +63,7 @@ class Consumer:
         registry: EventRegistry | None = None,
         personal: OpensEvents = REDACTING,
         retry_policy: RetryPolicy | None = None,
+        copy_dead_letters_to: type[MessageDeadLettered] | None = None,
         limits: ConsumerLimits | None = None,
         topic_prefix: str = "",
         metrics: Metrics = NO_METRICS,
@@ -71,7 +71,9 @@ class Consumer:
         randomness: Randomness = SYSTEM_RANDOMNESS,
     ) -> None:
         self._group, self._subscriptions, self._source, self._effects = group, subscriptions, source, effects
-        self._values = values
+        self._values = ForeignValues.around(values, subscriptions.foreign)
+        self._foreign = ForeignRecords(subscriptions.foreign)
+        self._reader = source.reader(self._values)
         self._limits = limits or ConsumerLimits()
         self._topic_prefix = topic_prefix
         self._clock, self._randomness = clock, randomness
@@ -79,7 +81,14 @@ class Consumer:
         surroundings = HandlerSurroundings(
             group=group, publisher=publisher, registry=self._registry, clock=clock, personal=personal, metrics=metrics
         )
-        self._committing = Committing(effects, surroundings, retry_policy or RetryPolicy(), self._limits, randomness)
+        judging = Judging(surroundings, retry_policy or RetryPolicy(), self._limits, randomness)
+        burying = Burying(subscriptions, copy_dead_letters_to)
+        settling = Settling(surroundings, judging, burying)
+        self._committing = Committing(effects, surroundings, judging, settling, self._limits)
+        self._parking = Parking(effects, surroundings, judging, burying, self._limits, self._values)
+        self._lanes = Lanes(effects, surroundings, judging, settling, self._parking, self._limits)
+        self._laned = {handler.name: handler for handler in subscriptions if handler.lanes}
+        self._parked_watch = ParkedWatch(effects, group, {handler.name for handler in subscriptions}, self._limits, clock)
         self._assigned: dict[Partition, object] = {}
         """Each assignment has a token of its own, so that one that came back is told from one that stayed."""
         self._works: dict[Partition, PartitionWork] = {}
@@ -97,36 +106,44 @@ class Consumer:
         subscriptions: Subscriptions,
         effects: EffectStore,
         publisher: PublishesEvents | None,
-        kafka: KafkaSettings,
+        kafka: KafkaSettings | None,
         *,
         group: str,
         values: ValueDecoder,
+        source: MessageSource | None = None,
         instance_id: str | None = None,
         registry: EventRegistry | None = None,
         personal: OpensEvents = REDACTING,
         retry_policy: RetryPolicy | None = None,
+        copy_dead_letters_to: type[MessageDeadLettered] | None = None,
         limits: ConsumerLimits | None = None,
         metrics: Metrics = NO_METRICS,
     ) -> Self:
-        """A consumer between this broker and this store of effects; `run` connects it."""
+        """A consumer between this broker, or another source, and this store of effects; `run` connects it."""
+        prefix = ""
+        if source is None:
+            assert kafka is not None, "one of them"
+            prefix = kafka.topic_prefix
+            source = KafkaSource(kafka, group=prefix + group, instance_id=instance_id)
         return cls(
             group=group,
             subscriptions=subscriptions,
-            source=KafkaSource(kafka, group=kafka.topic_prefix + group, instance_id=instance_id),
-            topic_prefix=kafka.topic_prefix,
+            source=source,
+            topic_prefix=prefix,
             effects=effects,
             values=values,
             publisher=publisher,
             registry=registry,
             personal=personal,
             retry_policy=retry_policy,
+            copy_dead_letters_to=copy_dead_letters_to,
             limits=limits,
             metrics=metrics,
         )
 
     def status(self) -> tuple[PartitionStatus, ...]:
         """Every partition that the broker assigned to us, and what we do with it."""
-        return tuple(self._status_of(partition) for partition in sorted(self._assigned))
+        return tuple(status_of(partition, self._works.get(partition), self._lost_until) for partition in sorted(self._assigned))
 
     @property
     def is_joined(self) -> bool:
@@ -173,6 +190,7 @@ class Consumer:
         if not self._subscriptions:
             raise UsageError(f"the group {self._group!r} has no handlers; register one with @service.on(...)")
         self._committing.is_stopping = False
+        self._lanes.start()
         worker = self._worker = asyncio.create_task(self._work(), name=f"headwater consumer {self._group}")
         try:
             await asyncio.shield(worker)
@@ -205,6 +223,12 @@ class Consumer:
             self._is_idle = False
 
     async def _work(self) -> None:
+        try:
+            await self._work_in_rounds()
+        finally:
+            await self._lanes.close()
+
+    async def _work_in_rounds(self) -> None:
         while not self._committing.is_stopping:
             self._committing.progressed()
             try:
@@ -227,6 +251,7 @@ class Consumer:
     async def _round(self) -> None:
         if not self._is_open:
             await self._open_source()
+        await self._hear_lanes()
         await self._claim_assigned()
         await self._confirm_claims()
         moment = self._clock.monotonic()
@@ -235,13 +260,51 @@ class Consumer:
             if not (self._committing.is_stopping or message.work.is_revoked):
                 async with self._working:
                     await self._committing.try_alone(message)
+        was_parked = await self._work_off_parked()
         ready = [message for work in self._works.values() for message in work.ready(self._limits.batch_size_max)]
         if ready:
             async with self._working:
                 await self._committing.work_off(ready)
         self._adjust_flow()
         if not (ready or due):
-            await self._receive()
+            # Where much waits behind parked keys, new messages come in between.
+            await self._receive(0.0 if was_parked else self._limits.idle_seconds)
+
+    async def _hear_lanes(self) -> None:
+        """What went wrong in a lane ends the work on its partition, which is claimed anew, and is raised here."""
+        for work, error in list(self._lanes.troubles.items()):
+            await self._end_lanes(work)
+            if not isinstance(error, ClaimsLost):
+                self._drop(work)
+            raise error
+
+    async def _end_lanes(self, work: PartitionWork) -> None:
+        """Return once nothing of the partition is under way in lanes; it is worked on no more before it is claimed again."""
+        with self._idle():
+            await self._lanes.end(work)
+
+    def _drop(self, work: PartitionWork) -> None:
+        """Let the partition be claimed anew, if it is still assigned to us."""
+        if self._works.get(work.partition) is work:
+            del self._works[work.partition]
+            self._source.pause(work.partition)
+
+    async def _work_off_parked(self) -> bool:
+        """Try the parked keys that are due, a few of each partition; whether there were any."""
+        parking = [work for work in self._works.values() if work.parked and not work.is_revoked]
+        if not parking:
+            return False
+        await self._parked_watch.hear_requests(parking)
+        was_busy = False
+        for work in parking:
+            for parked in work.parked.due(self._clock.monotonic())[:PARKED_PER_ROUND]:
+                if (laned := self._laned.get(parked.handler_name)) is not None and work.has_lanes:
+                    self._lanes.take_parked(work, parked, laned)
+                elif not (self._committing.is_stopping or work.is_revoked):
+                    async with self._working:
+                        await self._parking.try_next(work, parked)
+                    was_busy = True
+        return was_busy
 
     async def _wait_out(self, fact: str, error: HeadwaterError) -> None:
         self._troubles += 1
@@ -265,19 +328,25 @@ class Consumer:
             await self._source.close()
         finally:
             self._assigned.clear()
+            for work in list(self._works.values()):
+                await self._lanes.end(work)
             self._works.clear()
             self._lost_until.clear()
             self._paused.clear()
 
-    async def _receive(self) -> None:
+    async def _receive(self, seconds_max: float) -> None:
         moment = self._clock.monotonic()
         due = [work.failing.due_at - moment for work in self._works.values() if work.failing is not None]
-        timeout = max(0.0, min([self._limits.idle_seconds, *due]))
+        due += [due_at - moment for work in self._works.values() if work.parked and (due_at := work.parked.next_due_at()) is not None]
+        if self._lanes.is_busy:
+            seconds_max = min(seconds_max, LANES_LOOKED_AT_SECONDS)
+        timeout = max(0.0, min([seconds_max, *due]))
         try:
             with self._idle():
                 received = await self._source.receive(limit=self._limits.batch_size_max, timeout_seconds=timeout)
+                received = self._foreign.translate(received)
                 # Where this fails, the source is opened anew, and the records come again.
-                await self._values.prepare(record.value for records in received.values() for record in records)
+                await self._reader.prepare(record for records in received.values() for record in records)
         except OffsetOutOfRange as error:
             if (work := self._works.get(error.partition)) is not None:
                 self._stop_partition(work, error)
@@ -292,6 +361,7 @@ class Consumer:
                     work.accept(records)
                 except GapDetected as error:
                     self._stop_partition(work, error)
+                self._lanes.take(work)
 
     async def _probe(self) -> None:
         """After silence: is the broker there, and is there nothing indeed?
@@ -312,7 +382,8 @@ class Consumer:
     def _adjust_flow(self) -> None:
         """Pause what waits, is stopped or lost; resume what can go on."""
         for partition, work in self._works.items():
-            must_pause = work.failing is not None or work.stop_reason is not None
+            is_far_ahead = work.has_lanes and len(work.pending) >= self._limits.lane_records_max
+            must_pause = work.failing is not None or work.stop_reason is not None or is_far_ahead
             if must_pause and partition not in self._paused:
                 self._source.pause(partition)
                 self._paused.add(partition)
@@ -330,15 +401,19 @@ class Consumer:
 
     async def revoked(self, partitions: Iterable[Partition]) -> None:
         """The broker takes these away: begin nothing more on them, and let the batch at hand finish."""
+        works: list[PartitionWork] = []
         for partition in partitions:
             self._assigned.pop(partition, None)
             self._paused.discard(partition)
             if (work := self._works.pop(partition, None)) is not None:
                 work.is_revoked = True
+                works.append(work)
         try:
             async with asyncio.timeout(self._limits.revoke_seconds_max):
                 async with self._working:
                     pass
+                for work in works:
+                    await self._lanes.end(work)
         except TimeoutError:
             _log.warning("revoked_during_batch", group=self._group, after_seconds=self._limits.revoke_seconds_max)
 
@@ -362,7 +437,15 @@ class Consumer:
         position = await self._effects.claim(self._group, partition)
         if self._assigned.get(partition) is not token:
             return
-        work = self._works[partition] = PartitionWork(position, self._subscriptions.routes, self._values, self._registry)
+        work = PartitionWork(position, self._subscriptions.routes, self._reader, self._registry)
+        marks = await self._effects.claim_lanes(self._group, position, self._subscriptions.lane_counts)
+        if marks is None:
+            raise ClaimsLost(frozenset({partition}))
+        work.lane_marks = LaneMarks(marks)
+        await self._parked_watch.load(work)
+        if self._assigned.get(partition) is not token:
+            return
+        self._works[partition] = work
         self._paused.discard(partition)
         self._lost_until.pop(partition, None)
         try:
@@ -375,11 +458,31 @@ class Consumer:
         for partition, work in list(self._works.items()):
             if not work.needs_confirmation:
                 continue
+            if work.has_lanes:
+                # What its lanes committed, and what is parked by now, is read again with the next claim.
+                await self._end_lanes(work)
+                self._drop(work)
+                continue
             row = await self._effects.confirm(self._group, work.position)
             if row is None:
                 raise ClaimsLost(frozenset({partition}))
+            if row.next_offset < work.position.next_offset:
+                self._rewind(work, row)
+                continue
             work.commit(row)
+            await self._parked_watch.load(work)
             work.needs_confirmation = False
+
+    def _rewind(self, work: PartitionWork, row: PartitionPosition) -> None:
+        """The database forgot commits of ours (an asynchronous failover), and their effects with them: what they covered is to be received again."""
+        self._works.pop(work.partition).is_revoked = True
+        _log.warning(
+            "position_went_back",
+            group=self._group,
+            partition=str(work.partition),
+            next_offset=row.next_offset,
+            committed_before=work.position.next_offset,
+        )
 
     def _lose(self, error: ClaimsLost) -> None:
         for partition in error.partitions:
@@ -396,13 +499,3 @@ class Consumer:
         self._source.pause(work.partition)
         self._paused.add(work.partition)
         _log.error("partition_stopped", group=self._group, topic=work.partition.topic, partition=work.partition.number, error=str(error))
-
-    def _status_of(self, partition: Partition) -> PartitionStatus:
-        work = self._works.get(partition)
-        if work is None:
-            return PartitionStatus(partition, "lost" if partition in self._lost_until else "claiming", None, None)
-        attempts = work.failing.attempts if work.failing is not None else 0
-        error = next((message_of(f.error) for f in work.failing.failures.values()), None) if work.failing is not None else None
-        return PartitionStatus(
-            partition, work.state.value, work.position.next_offset, work.position.epoch, attempts, reason=work.stop_reason or error
-        )

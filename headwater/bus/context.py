@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, Protocol, overload
 from uuid import UUID, uuid5
 
+from headwater.bus.replies import expects_reply, reply_of
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import UsageError
 from headwater.kafka import Envelope
@@ -24,6 +25,7 @@ from headwater.messages import (
     RecordedEvent,
 )
 from headwater.metrics import NO_METRICS, Metrics
+from headwater.outbox import Cancellation, DueTime, ScheduledMessage
 from headwater.postgres import CallerConnection, Connection
 from headwater.privacy import REDACTING, OpensEvents
 from headwater.tracing import producer_span
@@ -46,6 +48,16 @@ class PublishesEvents(Protocol):
         key: str | None = None,
         connection: CallerConnection | None = None,
     ) -> AppendResult: ...
+    async def schedule(
+        self,
+        event: str | Event,
+        data: Mapping[str, Any] | None = None,
+        *,
+        due: DueTime,
+        key: str | None = None,
+        connection: CallerConnection | None = None,
+    ) -> ScheduledMessage: ...
+    async def cancel(self, message_id: UUID, *, connection: CallerConnection | None = None) -> Cancellation: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +73,14 @@ class HandlerSurroundings:
     metrics: Metrics = NO_METRICS
 
 
-class Context:
-    """The message at hand and its transaction; good until the handler returns."""
+class EffectContext:
+    """A handler's way into its transaction; good until the handler returns."""
 
-    __slots__ = ("_envelope", "_handler_name", "_surroundings", "_transaction")
+    __slots__ = ("_handler_name", "_surroundings", "_transaction")
 
-    def __init__(self, surroundings: HandlerSurroundings, transaction: EffectTransaction, envelope: Envelope, handler_name: str) -> None:
+    def __init__(self, surroundings: HandlerSurroundings, transaction: EffectTransaction, handler_name: str) -> None:
         self._surroundings = surroundings
         self._transaction: EffectTransaction | None = transaction
-        self._envelope = envelope
         self._handler_name = handler_name
 
     async def append(
@@ -77,7 +88,7 @@ class Context:
     ) -> AppendResult:
         """Add one event or several to the end of a stream; stored if and only if the message's effects are.
 
-        The events carry this message's correlation id, and its event id as their cause.
+        A message's events carry its correlation id, and its event id as their cause.
 
         Raises:
             WrongExpectedVersion: the stream is elsewhere; left to itself, the message is tried again.
@@ -87,12 +98,34 @@ class Context:
         with producer_span("append", stream_name, several):
             return await self._open_transaction().append(stream_name, several, expected_version=expected_version)
 
-    async def publish(self, event: str | Event, data: Mapping[str, Any] | None = None, *, key: str | None = None) -> AppendResult:
-        """Send a message that is no fact of a stream, if and only if this message's effects are kept; see `Publisher.publish`."""
-        publisher = self._surroundings.publisher
-        if publisher is None:
-            raise UsageError("this consumer has no publisher; give it one: Consumer(..., publisher=Publisher(store, registry))")
-        return await publisher.publish(event, data, key=key, connection=self._open_transaction().joining)
+    @overload
+    async def publish(self, event: str | Event, data: Mapping[str, Any] | None = None, *, key: str | None = None) -> AppendResult: ...
+    @overload
+    async def publish(
+        self, event: str | Event, data: Mapping[str, Any] | None = None, *, deliver_at: datetime, key: str | None = None
+    ) -> ScheduledMessage: ...
+    @overload
+    async def publish(
+        self, event: str | Event, data: Mapping[str, Any] | None = None, *, deliver_after: timedelta, key: str | None = None
+    ) -> ScheduledMessage: ...
+    async def publish(
+        self,
+        event: str | Event,
+        data: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        deliver_at: datetime | None = None,
+        deliver_after: timedelta | None = None,
+    ) -> AppendResult | ScheduledMessage:
+        """Send a message that is no fact of a stream, now or later, if and only if this message's effects are kept; see `ServiceEvents.publish`."""
+        publisher, joining = self._publisher(), self._open_transaction().joining
+        if (due := DueTime.of(deliver_at, deliver_after)) is not None:
+            return await publisher.schedule(event, data, due=due, key=key, connection=joining)
+        return await publisher.publish(event, data, key=key, connection=joining)
+
+    async def cancel(self, message_id: UUID) -> Cancellation:
+        """Take a message for later back, if and only if this message's effects are kept; see `ServiceEvents.cancel`."""
+        return await self._publisher().cancel(message_id, connection=self._open_transaction().joining)
 
     def read_stream(
         self, stream_name: str, *, from_version: int | None = None, backwards: bool = False, limit: int | None = None
@@ -116,6 +149,55 @@ class Context:
             UsageError: in memory, where there is none.
         """
         return self._open_transaction().connection
+
+    def now(self) -> datetime:
+        """The current moment, from the clock that tests can hold."""
+        return self._surroundings.clock.now()
+
+    def _publisher(self) -> PublishesEvents:
+        publisher = self._surroundings.publisher
+        if publisher is None:
+            raise UsageError("this consumer has no publisher; give it one: Consumer(..., publisher=Publisher(store, registry))")
+        return publisher
+
+    def close(self) -> None:
+        """The handler returned: whatever it left running must not act in the next message's transaction."""
+        self._transaction = None
+
+    def _open_transaction(self) -> EffectTransaction:
+        if self._transaction is None:
+            raise UsageError(f"the context of {self._handler_name} was used after the handler returned; await everything inside it")
+        return self._transaction
+
+
+class Context(EffectContext):
+    """The message at hand and its transaction; good until the handler returns."""
+
+    __slots__ = ("_envelope", "_has_replied")
+
+    def __init__(self, surroundings: HandlerSurroundings, transaction: EffectTransaction, envelope: Envelope, handler_name: str) -> None:
+        super().__init__(surroundings, transaction, handler_name)
+        self._envelope = envelope
+        self._has_replied = False
+
+    async def reply(self, event: Event) -> AppendResult:
+        """Answer the question that this message is, if and only if this message's effects are kept; see `ServiceEvents.request`.
+
+        Raises:
+            UsageError: nobody asked (`expects_reply` tells), or this handler has replied already.
+        """
+        transaction = self._open_transaction()
+        if self._has_replied:
+            raise UsageError(f"{self._handler_name} has replied already; a question has one reply")
+        stream_name, message = reply_of(self._envelope.event, event, answered_by=f"{self._surroundings.group}/{self._handler_name}")
+        result = await transaction.append(stream_name, [message], expected_version=ANY)
+        self._has_replied = True
+        return result
+
+    @property
+    def expects_reply(self) -> bool:
+        """Whether somebody waits for a reply to this message."""
+        return expects_reply(self._envelope.event.metadata)
 
     @property
     def metadata(self) -> Metadata:
@@ -160,15 +242,22 @@ class Context:
         sent = event.metadata.get(IDEMPOTENCY_KEY) or str(event.event_id)
         return str(uuid5(_KEYS, f"{sent}/{self._surroundings.group}/{self._handler_name}"))
 
-    def now(self) -> datetime:
-        """The current moment, from the clock that tests can hold."""
-        return self._surroundings.clock.now()
 
-    def close(self) -> None:
-        """The handler returned: whatever it left running must not act in the next message's transaction."""
-        self._transaction = None
+class BatchContext(EffectContext):
+    """What a handler of many events at once is given beside them: their one transaction.
 
-    def _open_transaction(self) -> EffectTransaction:
-        if self._transaction is None:
-            raise UsageError(f"the context of {self._handler_name} was used after the handler returned; await everything inside it")
-        return self._transaction
+    Events appended here carry no correlation, for nobody knows which of the many caused them; give them one in their metadata where it matters.
+    """
+
+    __slots__ = ("_recorded",)
+
+    def __init__(
+        self, surroundings: HandlerSurroundings, transaction: EffectTransaction, recorded: Sequence[RecordedEvent], handler_name: str
+    ) -> None:
+        super().__init__(surroundings, transaction, handler_name)
+        self._recorded = recorded
+
+    @property
+    def recorded(self) -> Sequence[RecordedEvent]:
+        """The events as they were stored, in the order of the list."""
+        return self._recorded

@@ -10,13 +10,30 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from headwater.bus.retries import Failure
+from headwater.bus.failing import Failure
 from headwater.bus.values import SourceRecord
 from headwater.kafka import Envelope, Partition, kind_of
-from headwater.messages import LogPosition
+from headwater.messages import Event, LogPosition
 
 ERROR_CHARACTERS_MAX: Final = 4_000
 TRACEBACK_CHARACTERS_MAX: Final = 16_000
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorFacts:
+    """An error as it is stored, and when it was seen."""
+
+    error_type: str
+    error_message: str
+    traceback: str
+    first_failed_at: datetime
+    last_failed_at: datetime
+
+    @classmethod
+    def of(cls, failure: Failure) -> ErrorFacts:
+        """What is kept of a failure."""
+        facts = error_facts(failure.error)
+        return cls(**facts, first_failed_at=failure.first_failed_at, last_failed_at=failure.last_failed_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +65,45 @@ class DeadLetter:
     """Key, value, headers (base64) and timestamp of a record that could not be read whole."""
     dead_letter_id: int | None = None
     """Given when it is stored."""
+    is_skipped: bool = False
+    """Whether it is settled already: somebody decided to skip it while it was parked."""
+
+
+class MessageDeadLettered(Event, category="deadletter"):
+    """A handler gave up on a message: a copy of what `headwater dead-letters show` tells, for whoever subscribes. Personal data stays sealed.
+
+    A subclass has a topic of its own: `class OrderTrouble(MessageDeadLettered, category="ordertrouble")`.
+    """
+
+    group: str
+    handler: str | None
+    """None for a record that could not be read."""
+    topic: str
+    partition: int
+    offset: int
+    error_type: str
+    error_message: str
+    attempts: int
+    first_failed_at: datetime
+    last_failed_at: datetime
+    event_id: UUID | None = None
+    message_type: str | None = None
+    stream_name: str | None = None
+    version: int | None = None
+    data: str | None = None
+    """The event's JSON; None where it could not be read, or is larger than a quarter of what an event may hold."""
 
 
 def unhandled(
-    group: str, handler_name: str, partition: Partition, record: SourceRecord, envelope: Envelope, attempts: int, failure: Failure
+    group: str,
+    handler_name: str,
+    partition: Partition,
+    record: SourceRecord,
+    envelope: Envelope,
+    attempts: int,
+    error: ErrorFacts,
+    *,
+    is_skipped: bool = False,
 ) -> DeadLetter:
     """The letter for a handler that gave up."""
     event = envelope.event
@@ -62,20 +114,23 @@ def unhandled(
         handler_name=handler_name,
         partition=partition,
         offset=record.offset,
-        **error_facts(failure.error),
+        error_type=error.error_type,
+        error_message=error.error_message,
+        traceback=error.traceback,
         attempts=attempts,
-        first_failed_at=failure.first_failed_at,
-        last_failed_at=failure.last_failed_at,
+        first_failed_at=error.first_failed_at,
+        last_failed_at=error.last_failed_at,
         event_id=event.event_id,
         log_id=envelope.log_id,
         position=envelope.position,
-        stream_name=_storable(event.stream_name),
+        stream_name=storable(event.stream_name),
         version=event.version,
-        event_type=_storable(event.type),
+        event_type=storable(event.type),
         data=event.data if is_storable else None,
-        metadata={_storable(name): _storable(value) for name, value in event.metadata.items()},
+        metadata={storable(name): storable(value) for name, value in event.metadata.items()},
         recorded_at=event.recorded_at,
         raw=None if is_storable else raw_record(record),
+        is_skipped=is_skipped,
     )
 
 
@@ -99,7 +154,7 @@ def raw_record(record: SourceRecord) -> dict[str, Any]:
     return {
         "key": _base64(record.key),
         "value": _base64(record.value),
-        "headers": [[_storable(name), _base64(value)] for name, value in record.headers],
+        "headers": [[storable(name), _base64(value)] for name, value in record.headers],
         "timestamp": record.timestamp,
     }
 
@@ -122,20 +177,22 @@ def error_facts(error: BaseException) -> dict[str, Any]:
         "error_type": f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins."),
         "error_message": message_of(error),
         # The end says what happened.
-        "traceback": _storable("".join(lines))[-TRACEBACK_CHARACTERS_MAX:],
+        "traceback": storable("".join(lines))[-TRACEBACK_CHARACTERS_MAX:],
     }
 
 
 def message_of(error: BaseException) -> str:
     """What the error says, cut to a length that can be kept."""
     try:
-        return _storable(str(error))[:ERROR_CHARACTERS_MAX]
+        return storable(str(error))[:ERROR_CHARACTERS_MAX]
     except Exception:  # noqa: BLE001 - somebody's __str__ must not keep a dead letter from being stored
         return "(the error has no readable message)"
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """The text without what PostgreSQL cannot store: a letter must never be refused."""
+    if text.isascii() and "\x00" not in text:
+        return text
     return text.replace("\x00", "\\0").encode("utf-8", "backslashreplace").decode()
 
 

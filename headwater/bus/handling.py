@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
-from headwater.bus.context import Context, HandlerSurroundings
+from headwater.bus.context import BatchContext, Context, EffectContext, HandlerSurroundings
 from headwater.bus.dead_letters import DeadLetter, unreadable
+from headwater.bus.failing import HandlerFault
+from headwater.bus.parked import Follower, ParkedKey
 from headwater.bus.partition_work import Message
 from headwater.bus.ports import EffectsRefused, EffectTransaction
-from headwater.bus.retries import HandlerFault
+from headwater.bus.retries import BatchFault
 from headwater.bus.subscriptions import Handler
 from headwater.bus.values import ConsumerLimits
 from headwater.errors import HandlerFailed, InvalidEvent, SchemaError, StorageUnavailable, TransactionConflict, WrongExpectedVersion
@@ -33,6 +35,8 @@ class BatchOutcome:
     """So many messages, from the first, are ready to commit."""
     handled: int = 0
     """Those of them that had handlers."""
+    followers: list[Follower] = field(default_factory=list[Follower])
+    """Of these messages, for one handler each, that wait behind a parked key."""
     unreadable: int = 0
     """Those of them that no relay wrote."""
 
@@ -46,10 +50,11 @@ class MessageHandling:
         self.times: Final = HandlerTimes(surroundings.metrics, surroundings.clock, surroundings.group)
 
     async def handle_batch(self, transaction: EffectTransaction, messages: Sequence[Message]) -> BatchOutcome:
-        """Give every message to its handlers, until all are done or the batch has taken long enough.
+        """Give every message to its handlers, until all are done or the batch has taken long enough; those of many events come last.
 
         Raises:
             HandlerFault: one failed; the transaction must be rolled back.
+            BatchFault: one of many events failed; the same.
             StorageUnavailable: the keys of personal data cannot be asked for.
         """
         await self._open(messages)
@@ -63,6 +68,8 @@ class MessageHandling:
             raise self._too_slow(messages[outcome.done], outcome.done) from error
         if letters:
             await transaction.bury(letters)
+        if outcome.followers:
+            await transaction.parked.add(outcome.followers)
         return outcome
 
     async def _handle_each(
@@ -70,22 +77,45 @@ class MessageHandling:
     ) -> None:
         clock = self._surroundings.clock
         deadline = clock.monotonic() + self._limits.batch_seconds_max
+        gathered: dict[str, tuple[Handler, list[int]]] = {}
         for message in messages:
-            if message.handlers:
-                await self._handle(transaction, message, outcome.done)
+            if handlers := message.handlers:
+                if message.work.parked and (held := message.held_back()):
+                    outcome.followers += followers_of(message, held.values())
+                    handlers = tuple(handler for handler in handlers if handler.name not in held)
+                if single := [handler for handler in handlers if not handler.takes_batch]:
+                    await self._handle(transaction, message, single, outcome.done)
+                for handler in handlers:
+                    if handler.takes_batch:
+                        gathered.setdefault(handler.name, (handler, []))[1].append(outcome.done)
                 outcome.handled += 1
             elif message.fault is not None:
                 outcome.unreadable += 1
                 letters.append(unreadable(self._surroundings.group, message.work.partition, message.record, message.fault, clock.now()))
             outcome.done += 1
             if message.handlers and clock.monotonic() > deadline:
-                return
+                break
+        for handler, indexes in gathered.values():
+            await self._handle_many(transaction, messages, indexes, handler)
 
-    async def _handle(self, transaction: EffectTransaction, message: Message, index: int) -> None:
+    async def _handle(self, transaction: EffectTransaction, message: Message, handlers: Sequence[Handler], index: int) -> None:
         event = self.typed_event(message, index)
         with correlate(correlation_of(message)):
-            for handler in message.handlers:
+            for handler in handlers:
                 await self._call(transaction, message, event, handler, index)
+
+    async def _handle_many(
+        self, transaction: EffectTransaction, messages: Sequence[Message], indexes: Sequence[int], handler: Handler
+    ) -> None:
+        events = [self.typed_event(messages[index], index) for index in indexes]
+        if len(indexes) == 1:
+            with correlate(correlation_of(messages[indexes[0]])):
+                await self._call_many(transaction, [messages[indexes[0]]], events, handler, indexes[0])
+            return
+        try:
+            await self._call_many(transaction, [messages[index] for index in indexes], events, handler, indexes[0])
+        except HandlerFault as fault:
+            raise BatchFault(handler.name, fault.error, len(indexes)) from fault.error
 
     async def handle_guarded(self, transaction: EffectTransaction, message: Message, handler: Handler) -> None:
         """Give one message to one handler, undoing what it did when it fails.
@@ -102,11 +132,30 @@ class MessageHandling:
                     # Inside the savepoint, so that what is cut off is undone like what fails.
                     async with asyncio.timeout(self._limits.handler_seconds_max):
                         with correlate(correlation_of(message)):
-                            await self._call(transaction, message, event, handler, 0)
+                            if handler.takes_batch:
+                                await self._call_many(transaction, [message], [event], handler, 0)
+                            else:
+                                await self._call(transaction, message, event, handler, 0)
                 except TimeoutError as error:
                     raise self._too_slow(message, 0, handler) from error
         except EffectsRefused as error:
             raise HandlerFault(0, handler.name, error) from error
+
+    async def handle_alone(self, transaction: EffectTransaction | None, message: Message, handler: Handler) -> None:
+        """Give one message to one handler, in a transaction of their own, or in none where the handler takes no context.
+
+        Raises:
+            HandlerFault: it failed; the transaction, if any, must be rolled back.
+            StorageUnavailable: the keys of its personal data cannot be asked for.
+        """
+        await self._open([message])
+        event = self.typed_event(message, 0)
+        try:
+            async with asyncio.timeout(self._limits.handler_seconds_max):
+                with correlate(correlation_of(message)):
+                    await self._call(transaction, message, event, handler, 0)
+        except TimeoutError as error:
+            raise self._too_slow(message, 0, handler) from error
 
     async def _open(self, messages: Sequence[Message]) -> None:
         """Open the personal data of those that have some; one that was altered is left closed, for `typed_event` to tell."""
@@ -127,58 +176,101 @@ class MessageHandling:
         try:
             return message.event()
         except (InvalidEvent, SchemaError) as error:
-            raise HandlerFault(index, message.handlers[0].name, error, is_permanent=True) from error
+            assert message.route is not None, "only a message with handlers has an event"
+            raise HandlerFault(index, message.route.handlers[0].name, error, is_permanent=True) from error
 
-    async def _call(self, transaction: EffectTransaction, message: Message, event: Event, handler: Handler, index: int) -> None:
+    async def _call(self, transaction: EffectTransaction | None, message: Message, event: Event, handler: Handler, index: int) -> None:
         begun_at = self.times.begin() if self.times.is_wanted else 0.0
         try:
             if self._is_traced:
-                with self._span(message, handler):
+                with self._span([message], handler):
                     await self._run(transaction, message, event, handler)
             else:
                 await self._run(transaction, message, event, handler)
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if _is_being_cancelled():
                 raise
-            # Nobody cancelled us: the handler lets a cancelled task of its own shine through.
-            raise HandlerFault(index, handler.name, HandlerFailed(f"{handler.name} raised CancelledError by itself")) from error
+            raise self._shone_through(handler, index) from error
         except Exception as error:
-            meaning = transaction.interpret(error)
-            raise HandlerFault(index, handler.name, meaning, counts=not isinstance(meaning, NOT_THE_MESSAGE)) from error
+            raise self._fault(transaction, error, handler, index) from error
         finally:
             if self.times.is_wanted:
                 self.times.end(handler.name, begun_at)
 
-    async def _run(self, transaction: EffectTransaction, message: Message, event: Event, handler: Handler) -> None:
+    async def _call_many(
+        self, transaction: EffectTransaction, messages: Sequence[Message], events: list[Event], handler: Handler, index: int
+    ) -> None:
+        begun_at = self.times.begin() if self.times.is_wanted else 0.0
+        try:
+            if self._is_traced:
+                with self._span(messages, handler):
+                    await self._run_many(transaction, messages, events, handler)
+            else:
+                await self._run_many(transaction, messages, events, handler)
+        except asyncio.CancelledError as error:
+            if _is_being_cancelled():
+                raise
+            raise self._shone_through(handler, index) from error
+        except Exception as error:
+            raise self._fault(transaction, error, handler, index) from error
+        finally:
+            if self.times.is_wanted:
+                self.times.end(handler.name, begun_at)
+
+    async def _run(self, transaction: EffectTransaction | None, message: Message, event: Event, handler: Handler) -> None:
         if handler.takes_context:
-            assert message.opened is not None, "its event was decoded before"
+            assert message.opened is not None and transaction is not None, "its event was decoded before; a context has a transaction"
             context = Context(self._surroundings, transaction, message.opened, handler.name)
-            try:
-                await handler.function(event, context)
-            finally:
-                context.close()
-            transaction.require_open()
+            await self._call_with(context, transaction, event, handler)
         else:
             await handler.function(event)
 
-    def _span(self, message: Message, handler: Handler) -> AbstractContextManager[None]:
-        assert message.envelope is not None, "a message with handlers has an envelope"
-        recorded = message.envelope.event
-        return consumer_span(
-            handler.name,
-            group=self._surroundings.group,
-            topic=message.record.topic,
-            event_id=str(recorded.event_id),
-            event_type=recorded.type,
-            metadata=recorded.metadata,
-        )
+    async def _run_many(self, transaction: EffectTransaction, messages: Sequence[Message], events: list[Event], handler: Handler) -> None:
+        if handler.takes_context:
+            recorded = tuple(message.opened.event for message in messages if message.opened is not None)
+            context = BatchContext(self._surroundings, transaction, recorded, handler.name)
+            await self._call_with(context, transaction, events, handler)
+        else:
+            await handler.function(events)
+
+    async def _call_with(
+        self, context: EffectContext, transaction: EffectTransaction, given: Event | list[Event], handler: Handler
+    ) -> None:
+        try:
+            await handler.function(given, context)
+        finally:
+            context.close()
+        transaction.require_open()
+
+    def _fault(self, transaction: EffectTransaction | None, error: Exception, handler: Handler, index: int) -> HandlerFault:
+        meaning = transaction.interpret(error) if transaction is not None else error
+        return HandlerFault(index, handler.name, meaning, counts=not isinstance(meaning, NOT_THE_MESSAGE))
+
+    def _shone_through(self, handler: Handler, index: int) -> HandlerFault:
+        """Nobody cancelled us: the handler lets a cancelled task of its own shine through."""
+        return HandlerFault(index, handler.name, HandlerFailed(f"{handler.name} raised CancelledError by itself"))
+
+    def _span(self, messages: Sequence[Message], handler: Handler) -> AbstractContextManager[None]:
+        recorded = [message.envelope.event for message in messages if message.envelope is not None]
+        return consumer_span(handler.name, recorded, group=self._surroundings.group, topic=messages[0].record.topic)
 
     def _too_slow(self, message: Message, index: int, handler: Handler | None = None) -> HandlerFault:
-        name = (handler or message.handlers[-1]).name if message.handlers else "(none)"
+        late = handler or (message.handlers[-1] if message.handlers else None)
+        name = late.name if late is not None else "(none)"
         return HandlerFault(
             index, name, HandlerFailed(f"{name} took longer than {self._limits.handler_seconds_max} s; it was cut off and rolled back")
         )
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def followers_of(message: Message, parked: Iterable[ParkedKey]) -> list[Follower]:
+    """The message, to wait behind each of these."""
+    assert message.envelope is not None, "a message with handlers has an envelope"
+    return [Follower(one, message.record, message.envelope) for one in parked]
 
 
 def correlation_of(message: Message) -> Correlation:

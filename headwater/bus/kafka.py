@@ -19,9 +19,10 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.structs import TopicPartition
 
 from headwater.bus.ports import OffsetOutOfRange, RebalanceListener
+from headwater.bus.reading import EncodedRecords, RecordReader
 from headwater.bus.values import SourceRecord
-from headwater.errors import BrokerUnavailable
-from headwater.kafka import KafkaSettings, KafkaTopics, OffsetRange, Partition, translate_kafka_errors
+from headwater.errors import BrokerUnavailable, HeadwaterError
+from headwater.kafka import KafkaSettings, KafkaTopics, OffsetRange, Partition, ValueDecoder, translate_kafka_errors
 
 SESSION_TIMEOUT_SECONDS: Final = 10.0
 """A member that the broker does not hear of for so long has its partitions given to others."""
@@ -93,6 +94,10 @@ class KafkaSource:
             with contextlib.suppress(kafka.KafkaError, OSError, TimeoutError):
                 async with asyncio.timeout(CLOSE_SECONDS_MAX):
                     await client.stop()
+
+    def reader(self, values: ValueDecoder) -> RecordReader:
+        """Reads what a relay wrote."""
+        return EncodedRecords(values)
 
     async def offsets(self, partitions: Sequence[Partition]) -> Mapping[Partition, OffsetRange]:
         """What each partition holds now; see `MessageSource.offsets`."""
@@ -178,3 +183,60 @@ class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka s
             self._client.seek(key, 0)
         self._client.pause(*keys)
         await self._listener.assigned([Partition(*key) for key in keys])
+
+
+class KafkaReplySource:
+    """A `ReplySource`: all partitions of a topic, read by this process alone, with no group and no offsets but its own."""
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        self._kafka, self._topics = kafka, KafkaTopics(kafka)
+        self._client: AIOKafkaConsumer | None = None
+        self._next: dict[TopicPartition, int] = {}
+
+    async def open(self, topic: str) -> None:
+        """Begin at the end, or where it was left; see `ReplySource.open`."""
+        counts = await self._topics.ensure([topic])
+        keys = [TopicPartition(topic, number) for number in range(counts[topic])]
+        client = self._client = AIOKafkaConsumer(
+            **self._kafka.client_options(),
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            fetch_max_wait_ms=int(FETCH_WAIT_SECONDS * 1000),
+        )
+        try:
+            with translate_kafka_errors(self._kafka, "reading replies"):
+                async with asyncio.timeout(START_SECONDS_MAX):
+                    await client.start()
+                    client.assign(keys)
+                    if new := [key for key in keys if key not in self._next]:
+                        self._next |= await client.end_offsets(new)
+            for key in keys:
+                client.seek(key, self._next[key])
+        except BaseException:
+            await self.close()
+            raise
+
+    async def receive(self, *, timeout_seconds: float) -> Sequence[SourceRecord]:
+        """The next records; see `ReplySource.receive`."""
+        if self._client is None:
+            raise BrokerUnavailable("the replies are not being read")
+        try:
+            with translate_kafka_errors(self._kafka, "reading replies"):
+                received: dict[TopicPartition, list[Any]] = await self._client.getmany(timeout_ms=int(timeout_seconds * 1000))
+        except BrokerUnavailable:
+            raise
+        except HeadwaterError as error:
+            # The topic was cut off or made anew: what was there is gone, and its callers stop waiting by themselves.
+            self._next.clear()
+            raise BrokerUnavailable(f"the replies are read from the end again: {error}") from error
+        for key, records in received.items():
+            self._next[key] = records[-1].offset + 1
+        return [record for records in received.values() for record in records]
+
+    async def close(self) -> None:
+        """Let go of the connection; see `ReplySource.close`."""
+        client, self._client = self._client, None
+        if client is not None:
+            with contextlib.suppress(kafka.KafkaError, OSError, TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS_MAX):
+                    await client.stop()

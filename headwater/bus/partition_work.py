@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from enum import Enum
 from itertools import islice
+from types import MappingProxyType
 from typing import Final
 from uuid import UUID
 
-from headwater.bus.retries import FailingMessage
+from headwater.bus.dead_letters import storable
+from headwater.bus.failing import FailingMessage
+from headwater.bus.lane_marks import NO_MARKS, LaneMarks
+from headwater.bus.parked import ParkedKey, ParkedKeys
+from headwater.bus.reading import EncodedRecords, RecordReader
 from headwater.bus.subscriptions import Handler, Route
 from headwater.bus.values import LastRecord, Move, PartitionLag, PartitionPosition, SourceRecord
 from headwater.errors import GapDetected, InvalidEvent, NotAnEnvelope, SchemaError
-from headwater.kafka import JSON_DECODER, Envelope, OffsetRange, Partition, ValueDecoder, decode_headers, kind_of, provenance_of
+from headwater.kafka import JSON_DECODER, Envelope, OffsetRange, Partition
 from headwater.messages import LOG_START, Event, EventRegistry, LogPosition
 from headwater.privacy import Opener, is_sealed
 
 NO_HANDLERS: Final[tuple[Handler, ...]] = ()
+_JSON_RECORDS: Final[RecordReader] = EncodedRecords(JSON_DECODER)
+NOBODY: Final[Mapping[str, ParkedKey]] = MappingProxyType({})
 
 
 class PartitionState(Enum):
@@ -29,19 +37,37 @@ class PartitionState(Enum):
     WAITING = "waiting"
     """Its first message failed and is due again later."""
     STOPPED = "stopped"
-    """A gap; nothing is applied until it is claimed anew."""
+    """A gap, or an error whose policy says so; nothing is applied until it is claimed anew."""
     REVOKED = "revoked"
 
 
 class Message:
     """One record on its way through the consumer. Without handlers and fault it only moves the position."""
 
-    __slots__ = ("_event", "_opener", "envelope", "fault", "handlers", "offset", "opened", "record", "route", "value_fault", "work")
+    __slots__ = (
+        "_event",
+        "_opener",
+        "envelope",
+        "fault",
+        "handlers",
+        "lane_handlers",
+        "lanes_left",
+        "offset",
+        "opened",
+        "record",
+        "route",
+        "value_fault",
+        "work",
+    )
 
     def __init__(self, work: PartitionWork, record: SourceRecord, envelope: Envelope | None, route: Route | None) -> None:
         self.work, self.record, self.offset = work, record, record.offset
         self.envelope, self.route = envelope, route
-        self.handlers: tuple[Handler, ...] = route.handlers if route is not None else NO_HANDLERS
+        self.handlers: tuple[Handler, ...] = route.batched if route is not None else NO_HANDLERS
+        """Those that handle it in a batch."""
+        self.lane_handlers: tuple[Handler, ...] = route.laned if route is not None else NO_HANDLERS
+        self.lanes_left = len(self.lane_handlers)
+        """Lanes that have yet to handle it; the position waits for them."""
         self.fault: NotAnEnvelope | None = None
         """Nobody knows which event it is."""
         self.value_fault: SchemaError | None = None
@@ -52,9 +78,29 @@ class Message:
         self._opener: Opener | None = None
 
     @property
+    def key(self) -> str:
+        """What its order goes by, as it is stored."""
+        assert self.envelope is not None, "only an envelope has a stream"
+        return storable(self.envelope.event.stream_name)
+
+    def held_back(self) -> Mapping[str, ParkedKey]:
+        """Its handlers, by name, for which its key is parked."""
+        if not self.work.parked or not self.handlers:
+            return NOBODY
+        parked = self.work.parked.of(self.key)
+        return {handler.name: parked[handler.name] for handler in self.handlers if handler.name in parked} if parked else NOBODY
+
+    def drop_done(self, marks: LaneMarks) -> None:
+        """Leave out the handlers whose lane, or whose lane of former days, handled it."""
+        key = self.key
+        self.handlers = tuple(handler for handler in self.handlers if not marks.is_done(handler.name, key, self.offset))
+        self.lane_handlers = tuple(handler for handler in self.lane_handlers if not marks.is_done(handler.name, key, self.offset))
+        self.lanes_left = len(self.lane_handlers)
+
+    @property
     def is_sealed(self) -> bool:
         """Whether it must be opened before its handlers may see it."""
-        return self.envelope is not None and bool(self.handlers) and is_sealed(self.envelope.event)
+        return self.envelope is not None and self.route is not None and is_sealed(self.envelope.event)
 
     def open_with(self, opener: Opener) -> None:
         """Let `event` open it; what was opened before is dropped, for its subject may have been forgotten since."""
@@ -91,7 +137,7 @@ class PartitionWork:
         self,
         claimed: PartitionPosition,
         routes: Mapping[str, Route],
-        values: ValueDecoder = JSON_DECODER,
+        reader: RecordReader = _JSON_RECORDS,
         registry: EventRegistry | None = None,
     ) -> None:
         self.registry: Final = registry or EventRegistry()
@@ -100,11 +146,17 @@ class PartitionWork:
         """What the row says."""
         self.pending: deque[Message] = deque()
         self.failing: FailingMessage | None = None
+        self.parked = ParkedKeys()
+        """Loaded when the partition is claimed."""
+        self.has_lanes: Final = any(route.laned for route in routes.values())
+        self.lane_marks = NO_MARKS
+        self.for_lanes: list[Message] = []
+        """Received, and not yet given to their lanes."""
         self.stop_reason: str | None = None
         self.is_revoked = False
         self.needs_confirmation = False
         """A commit's answer may have been lost: look at the row before going on."""
-        self._routes, self._values = routes, values
+        self._routes, self._reader = routes, reader
         self._read_marks: dict[UUID, LogPosition] = dict(claimed.marks)
         self._next_to_read = claimed.next_offset
         self._to_recognise = claimed.last
@@ -115,8 +167,8 @@ class PartitionWork:
         if self.is_revoked:
             return PartitionState.REVOKED
         if self.failing is not None:
-            return PartitionState.WAITING
-        if self.stop_reason is not None and not self.pending:
+            return PartitionState.WAITING if math.isfinite(self.failing.due_at) else PartitionState.STOPPED
+        if self.stop_reason is not None and not self.ready(1):
             return PartitionState.STOPPED
         return PartitionState.WORKING
 
@@ -138,7 +190,7 @@ class PartitionWork:
         next_offset, last = self.position.next_offset, self.position.last
         if held.end < next_offset:
             raise GapDetected(
-                f"{self.partition} ends at offset {held.end}, but was applied up to {next_offset}: the topic was recreated or lost its tail. "
+                f"{self.partition} ends at offset {held.end}, but was applied up to {next_offset}: it was recreated or lost its tail. "
                 "Restore it, or remove the group's row to start over"
             )
         if next_offset == 0:
@@ -165,7 +217,10 @@ class PartitionWork:
                 continue
             if self._to_recognise is not None:
                 self._refuse_unrecognised(f"offset {self._to_recognise.offset} is gone")
-            self.pending.append(self._read(record))
+            message = self._read(record)
+            self.pending.append(message)
+            if message.lanes_left:
+                self.for_lanes.append(message)
             self._next_to_read = record.offset + 1
 
     def _recognise(self, record: SourceRecord) -> None:
@@ -174,41 +229,44 @@ class PartitionWork:
             return
         if record.offset > last.offset:
             self._refuse_unrecognised(f"offset {last.offset} is gone")
-        found = provenance_of(record.headers)
+        found = self._reader.provenance(record)
         if found is None:
             self._refuse_unrecognised(f"offset {last.offset} holds a foreign record")
         elif (found.log_id, found.position) != (last.log_id, last.position):
             self._refuse_unrecognised(f"offset {last.offset} holds position {found.position} of log {found.log_id}")
+        elif last.event_id is not None and found.event_id != last.event_id:
+            self._refuse_unrecognised(f"it is the event {found.event_id} now, and was {last.event_id}")
         self._to_recognise = None
 
     def _refuse_unrecognised(self, found: str) -> None:
         last = self._to_recognise
         assert last is not None, "called while there is a record to recognise"
         raise GapDetected(
-            f"{self.partition} is not the topic that was read before: offset {last.offset} was position {last.position} of log {last.log_id}, "
+            f"{self.partition} is not what was read before: offset {last.offset} was position {last.position} of log {last.log_id}, "
             f"but {found}. It was recreated or lost its tail; restore it, or remove the group's row to start over"
         )
 
     def _read(self, record: SourceRecord) -> Message:
-        event_type, content_type = kind_of(record.headers)
-        route = None if event_type is None else self._routes.get(self.registry.current_type(event_type))
-        data, value_fault = "", None
-        if route is not None:
-            try:
-                data = self._values.decode(record.value, content_type)
-            except SchemaError as error:
-                value_fault = error
-        try:
-            envelope = decode_headers(record.key, record.headers, record.timestamp, data=data)
-        except NotAnEnvelope as error:
+        message = self.decode(record)
+        if message.envelope is not None and not self._is_new(record, message.envelope):
+            return Message(self, record, message.envelope, None)
+        if record.offset <= self.lane_marks.highest and message.route is not None:
+            message.drop_done(self.lane_marks)
+        return message
+
+    def decode(self, record: SourceRecord) -> Message:
+        """What a record holds, wherever it comes from."""
+        envelope, route, fault, value_fault = self._reader.read(record, self._route_of)
+        if envelope is None:
             message = Message(self, record, None, None)
-            message.fault = error
+            message.fault = fault
             return message
-        if not self._is_new(record, envelope):
-            return Message(self, record, envelope, None)
         message = Message(self, record, envelope, route)
         message.value_fault = value_fault
         return message
+
+    def _route_of(self, event_type: str) -> Route | None:
+        return self._routes.get(self.registry.current_type(event_type))
 
     def _is_new(self, record: SourceRecord, envelope: Envelope) -> bool:
         """Whether the event was not seen before; then it is now.
@@ -237,9 +295,13 @@ class PartitionWork:
         """The next messages to apply, in order; those before a failing one, when there is one."""
         if self.is_revoked or self.needs_confirmation:
             return ()
-        if self.failing is None:
-            return tuple(islice(self.pending, limit))
-        return tuple(message for message in islice(self.pending, limit) if message.offset < self.failing.offset)
+        found = tuple(islice(self.pending, limit))
+        if self.failing is None and not self.has_lanes:
+            return found
+        for place, message in enumerate(found):
+            if message.lanes_left or (self.failing is not None and message.offset >= self.failing.offset):
+                return found[:place]
+        return found
 
     def due(self, moment: float) -> Message | None:
         """The failing message, when it is its turn and time."""
@@ -258,7 +320,7 @@ class PartitionWork:
             if envelope is not None:
                 if envelope.position > marks.get(envelope.log_id, LOG_START):
                     marks[envelope.log_id] = envelope.position
-                last = LastRecord(message.offset, envelope.log_id, envelope.position)
+                last = LastRecord(message.offset, envelope.log_id, envelope.position, envelope.event.event_id)
         return PartitionPosition(self.partition, self.position.epoch, offset + 1, marks, last)
 
     def move_to(self, offset: int) -> Move:

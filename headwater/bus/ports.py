@@ -7,9 +7,12 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from headwater.bus.dead_letters import DeadLetter
+from headwater.bus.lane_marks import Lane
+from headwater.bus.parked import Follower, ParkedKey, ParkedRecord, ParkedRequest
+from headwater.bus.reading import RecordReader
 from headwater.bus.values import Move, PartitionPosition, SourceRecord
 from headwater.errors import DeliveryError, HandlerFailed
-from headwater.kafka import OffsetRange, Partition
+from headwater.kafka import OffsetRange, Partition, ValueDecoder
 from headwater.messages import AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent
 from headwater.postgres import CallerConnection, Connection
 
@@ -17,8 +20,8 @@ from headwater.postgres import CallerConnection, Connection
 class OffsetOutOfRange(DeliveryError):
     """The source no longer holds the offset that comes next (the topic was recreated or cut off); an operator restores or rebuilds."""
 
-    def __init__(self, partition: Partition, offset: int) -> None:
-        super().__init__(f"{partition} does not hold offset {offset}: the topic was recreated, or records were deleted")
+    def __init__(self, partition: Partition, offset: int, message: str | None = None) -> None:
+        super().__init__(message or f"{partition} does not hold offset {offset}: the topic was recreated, or records were deleted")
         self.partition, self.offset = partition, offset
 
 
@@ -51,6 +54,10 @@ class MessageSource(Protocol):
 
     async def close(self) -> None:
         """Give everything back; harmless twice, and after a failed `open`."""
+        ...
+
+    def reader(self, values: ValueDecoder) -> RecordReader:
+        """What reads the records of this source; `values` reads those whose value was encoded."""
         ...
 
     async def offsets(self, partitions: Sequence[Partition]) -> Mapping[Partition, OffsetRange]:
@@ -91,8 +98,77 @@ class MessageSource(Protocol):
         ...
 
 
+class LogPartitions(Protocol):
+    """What a consumer of the log itself asks of its database."""
+
+    async def count(self) -> int:
+        """Into how many partitions the log falls; the same for ever.
+
+        Raises:
+            StorageUnavailable: try again.
+        """
+        ...
+
+    async def last_position(self) -> int:
+        """The position of the last committed event, above the horizon or not; 0 before the first.
+
+        Raises:
+            StorageUnavailable: try again.
+        """
+        ...
+
+
+class ParkedRows(Protocol):
+    """What is parked, within one transaction. Only a partition's owner writes it; `advance` or `hold` makes sure of that before the commit."""
+
+    async def hold(self, group: str, claimed: PartitionPosition) -> bool:
+        """Whether the partition is still ours; it stays so until the transaction ends.
+
+        Raises:
+            EffectsRefused: a handler left the transaction in a state that cannot be committed.
+        """
+        ...
+
+    async def open(self, group: str, partition: Partition, parked: ParkedKey, due_in_seconds: float) -> int:
+        """Park a key; returns its id. Its messages are added apart."""
+        ...
+
+    async def add(self, followers: Sequence[Follower]) -> None:
+        """Let messages wait behind what is parked, in this order."""
+        ...
+
+    async def read(self, parked: ParkedKey, partition: Partition, limit: int) -> Sequence[ParkedRecord]:
+        """Its first messages, in order."""
+        ...
+
+    async def remove(self, message_ids: Sequence[int]) -> None:
+        """These wait no more."""
+        ...
+
+    async def update(self, parked: ParkedKey, due_in_seconds: float, request: ParkedRequest | None) -> None:
+        """Keep what is known of its first message now; the request, if any, was carried out or came too late."""
+        ...
+
+    async def close(self, parked: ParkedKey) -> None:
+        """Nothing waits for it any more."""
+        ...
+
+
 class EffectTransaction(Protocol):
     """One transaction in which handlers act and positions move."""
+
+    @property
+    def parked(self) -> ParkedRows:
+        """What is parked."""
+        ...
+
+    async def mark_lane(self, group: str, claimed: PartitionPosition, lane: Lane, offset: int) -> bool:
+        """This lane handled everything up to the offset; False where the partition was claimed by somebody else, and then the caller rolls back.
+
+        Raises:
+            EffectsRefused: a handler left the transaction in a state that cannot be committed.
+        """
+        ...
 
     @property
     def connection(self) -> Connection:
@@ -112,6 +188,10 @@ class EffectTransaction(Protocol):
         self, stream_name: str, *, from_version: int | None = None, backwards: bool = False, limit: int | None = None
     ) -> AsyncIterator[RecordedEvent]:
         """Read within the transaction, seeing its own appends."""
+        ...
+
+    async def limit_lock_wait(self, seconds: float) -> None:
+        """Give up with LockTimeout, or TransactionConflict, what would wait longer for somebody else's lock."""
         ...
 
     def savepoint(self) -> AbstractAsyncContextManager[None]:
@@ -160,6 +240,35 @@ class EffectStore(Protocol):
 
     async def confirm(self, group: str, claimed: PartitionPosition) -> PartitionPosition | None:
         """The row as it is now, or None when somebody else claimed it; waits for a commit of ours whose answer was lost.
+
+        Raises:
+            StorageUnavailable, TransactionConflict: try again.
+        """
+        ...
+
+    async def claim_lanes(self, group: str, claimed: PartitionPosition, lane_counts: Mapping[str, int]) -> Mapping[Lane, int] | None:
+        """Take over the lanes of a partition that was claimed, and make those that are missing.
+
+        Args:
+            lane_counts: of each handler that runs in lanes.
+        Returns:
+            The offset up to which each lane got, also those of handlers or numbers of lanes that are no more; None when the partition was claimed
+            by somebody else meanwhile.
+        Raises:
+            StorageUnavailable, TransactionConflict: try again.
+        """
+        ...
+
+    async def parked_keys(self, group: str, claimed: PartitionPosition, monotonic: float) -> Sequence[ParkedKey]:
+        """What is parked of a partition that was claimed; moments are told on a monotonic clock that now says `monotonic`.
+
+        Raises:
+            StorageUnavailable, TransactionConflict: try again.
+        """
+        ...
+
+    async def parked_requests(self, group: str, partitions: Sequence[Partition]) -> Sequence[ParkedRequest]:
+        """What people want done with parked keys of these partitions, the oldest first.
 
         Raises:
             StorageUnavailable, TransactionConflict: try again.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 from uuid import UUID
@@ -11,9 +11,12 @@ import asyncpg
 import orjson
 
 from headwater.bus.dead_letters import DeadLetter
+from headwater.bus.lane_marks import Lane
+from headwater.bus.parked import ParkedKey, ParkedRequest
 from headwater.bus.ports import EffectsRefused
+from headwater.bus.postgres_parked import PostgresParkedRows, load_parked_keys, load_parked_requests
 from headwater.bus.values import LastRecord, Move, PartitionPosition
-from headwater.errors import HeadwaterError, NotFoundError, StorageError, StorageUnavailable, TransactionConflict
+from headwater.errors import HeadwaterError, LockTimeout, NotFoundError, StorageError, StorageUnavailable, TransactionConflict
 from headwater.eventstore import EventStore
 from headwater.kafka import Partition
 from headwater.messages import AppendResult, Event, ExpectedVersion, LogPosition, NewEvent, RecordedEvent
@@ -22,6 +25,9 @@ from headwater.postgres import CallerConnection, Connection, Database, sql_file,
 _PACKAGE: Final = "headwater.bus"
 _CLAIM_PARTITION = sql_file(_PACKAGE, "claim_partition")
 _CONFIRM_CLAIM = sql_file(_PACKAGE, "confirm_claim")
+_HAS_LANES = sql_file(_PACKAGE, "has_lanes")
+_CLAIM_LANES = sql_file(_PACKAGE, "claim_lanes")
+_MARK_LANE = sql_file(_PACKAGE, "mark_lane")
 _ADVANCE_POSITIONS = sql_file(_PACKAGE, "advance_positions")
 _INSERT_DEAD_LETTER = sql_file(_PACKAGE, "insert_dead_letter")
 _LIST_DEAD_LETTERS = sql_file(_PACKAGE, "list_dead_letters")
@@ -43,7 +49,6 @@ _BAD_TRANSACTION: Final = ("25P01", "25P02")
 _INTEGRITY: Final = "23"
 _SERVER_TROUBLE: Final = ("53", "57P", "58", "25006", "25P03", "XX", "F0")
 """Out of resources, shutting down, its own files, read only after a failover, idle too long, its own faults."""
-_LOCK_WAIT: Final = "55P03"
 _DRIVER_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
@@ -54,6 +59,7 @@ class PostgresTransaction:
         self._connection, self._store = connection, store
         self.is_unusable = False
         """The driver refuses to go on, because something that a handler began is still under way."""
+        self.parked = PostgresParkedRows(connection, self._machinery, self.require_open)
 
     @property
     def connection(self) -> Connection:
@@ -74,6 +80,11 @@ class PostgresTransaction:
         return self._store.read_stream(
             stream_name, from_version=from_version, backwards=backwards, limit=limit, connection=self._connection
         )
+
+    async def limit_lock_wait(self, seconds: float) -> None:
+        """Wait for locks no longer than that, in this transaction."""
+        with self._machinery():
+            await self._connection.execute(_LIMIT_LOCK_WAIT, str(int(seconds * 1000)))
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncGenerator[None]:
@@ -134,9 +145,16 @@ class PostgresTransaction:
                 [position.last.offset if position.last else None for position in after],
                 [position.last.log_id if position.last else None for position in after],
                 [str(position.last.position) if position.last else None for position in after],
+                [position.last.event_id if position.last else None for position in after],
             )
         moved = {Partition(row["topic"], row["partition"]) for row in rows}
         return frozenset(position.partition for position in after) - moved
+
+    async def mark_lane(self, group: str, claimed: PartitionPosition, lane: Lane, offset: int) -> bool:
+        """This lane handled everything up to the offset; see `EffectTransaction.mark_lane`."""
+        with self._machinery():
+            self.require_open()
+            return await self._connection.fetchval(_MARK_LANE, group, *claimed.partition, *lane, claimed.epoch, offset) is not None
 
     @contextmanager
     def _machinery(self) -> Generator[None]:
@@ -166,11 +184,42 @@ class PostgresEffects:
         row = await self._fetch_own_row(_CONFIRM_CLAIM, group, *claimed.partition, claimed.epoch)
         return None if row is None else _position(claimed.partition, row)
 
+    async def claim_lanes(self, group: str, claimed: PartitionPosition, lane_counts: Mapping[str, int]) -> Mapping[Lane, int] | None:
+        """Take over the lanes of a partition; see `EffectStore.claim_lanes`."""
+        names, counts = list(lane_counts), list(lane_counts.values())
+        async with self._briefly_waiting() as connection:
+            if not names and not await connection.fetchval(_HAS_LANES, group, *claimed.partition):
+                return {}
+            if await connection.fetchrow(_CONFIRM_CLAIM, group, *claimed.partition, claimed.epoch) is None:
+                return None
+            rows = await connection.fetch(_CLAIM_LANES, group, *claimed.partition, claimed.epoch, claimed.next_offset, names, counts)
+        return {Lane(row["handler_name"], row["lane_count"], row["lane"]): row["mark"] for row in rows}
+
+    async def parked_keys(self, group: str, claimed: PartitionPosition, monotonic: float) -> Sequence[ParkedKey]:
+        """What is parked of a partition; see `EffectStore.parked_keys`."""
+        with _machinery():
+            async with self._database.connection() as connection:
+                return await load_parked_keys(connection, group, claimed.partition, monotonic)
+
+    async def parked_requests(self, group: str, partitions: Sequence[Partition]) -> Sequence[ParkedRequest]:
+        """What people want done; see `EffectStore.parked_requests`."""
+        with _machinery():
+            async with self._database.connection() as connection:
+                return await load_parked_requests(connection, group, partitions)
+
     async def _fetch_own_row(self, statement: str, *arguments: object) -> asyncpg.Record | None:
+        async with self._briefly_waiting() as connection:
+            return await connection.fetchrow(statement, *arguments)
+
+    @asynccontextmanager
+    async def _briefly_waiting(self) -> AsyncGenerator[Connection]:
+        """A transaction that waits only so long for rows that another member holds."""
+        # Inside as well: the pool has words of its own for a lock that was not given.
         with _machinery():
             async with self._database.transaction() as connection:
-                await connection.execute(_LIMIT_LOCK_WAIT, str(int(CLAIM_WAIT_SECONDS_MAX * 1000)))
-                return await connection.fetchrow(statement, *arguments)
+                with _machinery():
+                    await connection.execute(_LIMIT_LOCK_WAIT, str(int(CLAIM_WAIT_SECONDS_MAX * 1000)))
+                    yield connection
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[PostgresTransaction]:
@@ -245,6 +294,8 @@ def _translated(error: Exception) -> HeadwaterError:
     try:
         with translate_errors():
             raise error
+    except LockTimeout as translated:
+        return TransactionConflict(f"PostgreSQL gave no lock in time ({translated}); repeat the whole transaction")
     except HeadwaterError as translated:
         return translated
     except asyncpg.PostgresError as same:
@@ -255,8 +306,6 @@ def _translated(error: Exception) -> HeadwaterError:
             )
         if sqlstate.startswith(_INTEGRITY):
             return EffectsRefused(f"a handler broke a constraint that is checked at the end: {same}")
-        if sqlstate == _LOCK_WAIT:
-            return TransactionConflict(f"PostgreSQL gave no lock in time ({same}); repeat the whole transaction")
         if sqlstate.startswith(_SERVER_TROUBLE):
             return StorageUnavailable(f"PostgreSQL cannot do it now ({same}); repeat the transaction")
         return StorageError(f"PostgreSQL refused: {type(same).__name__}: {same}")
@@ -281,7 +330,17 @@ def _position(partition: Partition, row: asyncpg.Record) -> PartitionPosition:
         epoch=row["epoch"],
         next_offset=row["next_offset"],
         marks={UUID(log_id): LogPosition.parse(mark) for log_id, mark in orjson.loads(row["marks"]).items()},
-        last=None if last is None else LastRecord(last, UUID(str(row["last_log_id"])), LogPosition.parse(row["last_position"])),
+        last=None if last is None else _last_record(last, row),
+    )
+
+
+def _last_record(offset: int, row: asyncpg.Record) -> LastRecord:
+    event_id = row["last_event_id"]
+    return LastRecord(
+        offset,
+        log_id=UUID(str(row["last_log_id"])),
+        position=LogPosition.parse(row["last_position"]),
+        event_id=None if event_id is None else UUID(str(event_id)),
     )
 
 
@@ -308,6 +367,7 @@ def _letter_row(letter: DeadLetter) -> tuple[Any, ...]:
         letter.attempts,
         letter.first_failed_at,
         letter.last_failed_at,
+        letter.is_skipped,
     )
 
 

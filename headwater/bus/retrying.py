@@ -10,11 +10,13 @@ from typing import Final, Protocol, Self
 
 from headwater.bus.context import HandlerSurroundings, PublishesEvents
 from headwater.bus.dead_letters import DeadLetter, error_facts, raw_content_type, raw_value
+from headwater.bus.failing import HandlerFault
+from headwater.bus.foreign import ForeignValues
 from headwater.bus.handling import MessageHandling
 from headwater.bus.partition_work import Message, PartitionWork
 from headwater.bus.ports import EffectsRefused, EffectStore, EffectTransaction
 from headwater.bus.postgres import dead_letter_of
-from headwater.bus.retries import CONFLICTS_MAX, HandlerFault, RetryPolicy
+from headwater.bus.retries import CONFLICTS_MAX, RetryPolicy
 from headwater.bus.subscriptions import Handler, Subscriptions
 from headwater.bus.values import ConsumerLimits, PartitionPosition
 from headwater.clock import SYSTEM_CLOCK, Clock
@@ -36,6 +38,8 @@ _PACKAGE: Final = "headwater.bus"
 _CLAIM_LETTER_RETRY = sql_file(_PACKAGE, "claim_letter_retry")
 _SETTLE_LETTER_RETRY = sql_file(_PACKAGE, "settle_letter_retry")
 _FAIL_LETTER_RETRY = sql_file(_PACKAGE, "fail_letter_retry")
+
+_DEFERRAL: Final = RetryPolicy(first_delay_seconds=0.25, delay_seconds_max=30.0)
 
 _log = logger("bus")
 
@@ -136,8 +140,8 @@ class DeadLetterRetrier:
         randomness: Randomness = SYSTEM_RANDOMNESS,
     ) -> None:
         self._group, self._subscriptions, self._effects, self._letters = group, subscriptions, effects, letters
-        self._values = values
-        self._policy, self._limits = retry_policy or RetryPolicy(), limits or ConsumerLimits()
+        self._values = ForeignValues.around(values, subscriptions.foreign)
+        self._policy, self._limits = retry_policy or _DEFERRAL, limits or ConsumerLimits()
         self._clock, self._randomness = clock, randomness
         self._registry = registry or EventRegistry(subscriptions.event_classes)
         self._handling = MessageHandling(

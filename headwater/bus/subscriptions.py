@@ -5,10 +5,14 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar, Union, cast, get_args, get_origin, overload
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeAlias, TypedDict, TypeVar, Union, Unpack, cast, get_args, get_origin, overload
 
-from headwater.bus.context import Context
+from headwater.bus.context import BatchContext, Context, EffectContext
+from headwater.bus.dead_letters import MessageDeadLettered
+from headwater.bus.foreign import FindsSchemas, ForeignTopic
+from headwater.bus.lane_marks import LANES_MAX
+from headwater.bus.retries import DEFAULT_POLICY, HandlerPolicy, OnError, RetryPolicy, checked_policy
 from headwater.errors import UsageError
 from headwater.kafka import topic_of
 from headwater.messages import Event
@@ -21,6 +25,21 @@ E4 = TypeVar("E4", bound=Event)
 
 _EventHandler: TypeAlias = Callable[[E_contra], Coroutine[Any, Any, None]]
 _ContextHandler: TypeAlias = Callable[[E_contra, Context], Coroutine[Any, Any, None]]
+_BatchHandler: TypeAlias = Callable[[list[E_contra]], Coroutine[Any, Any, None]]
+_BatchContextHandler: TypeAlias = Callable[[list[E_contra], BatchContext], Coroutine[Any, Any, None]]
+
+
+class HandlerOptions(TypedDict, total=False):
+    """What a decorator may say about a handler beside its events."""
+
+    retry: RetryPolicy
+    """How often a failing message is tried in place, and what becomes of it then; by default three quick attempts, then it is parked."""
+    on_error: OnError
+    """What to do at once about errors of these classes, the nearest class first: `{PaymentDown: Park(), ValueError: DeadLetterIt()}`."""
+    lanes: int
+    """For handlers that wait for the outside world: handle up to so many streams of a partition at once, each message in its own transaction."""
+    copy_dead_letters_to: type[MessageDeadLettered]
+    """Copy this handler's dead letters to the topic of this class, which is `MessageDeadLettered` or a subclass; `@service.on` of it hears of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +51,11 @@ class Handler:
     function: Callable[..., Coroutine[Any, Any, None]]
     takes_context: bool
     event_classes: tuple[type[Event], ...]
+    takes_batch: bool = False
+    """It is given a list: all of its events in a transaction at once."""
+    policy: HandlerPolicy = DEFAULT_POLICY
+    lanes: int = 0
+    """So many keys of a partition at once; 0: together with other messages and handlers, in batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +64,43 @@ class Route:
 
     event_class: type[Event]
     handlers: tuple[Handler, ...]
+    batched: tuple[Handler, ...] = field(init=False)
+    """Those that share transactions with other messages."""
+    laned: tuple[Handler, ...] = field(init=False)
+    """Those that run in lanes."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "batched", tuple(handler for handler in self.handlers if not handler.lanes))
+        object.__setattr__(self, "laned", tuple(handler for handler in self.handlers if handler.lanes))
 
 
 class HandlerDecorator(Generic[E_contra]):
     """What `on(...)` returns: takes a handler of these events and gives it back unchanged."""
 
-    __slots__ = ("_event_classes", "_register")
+    __slots__ = ("_event_classes", "_lanes", "_policy", "_register")
 
-    def __init__(self, register: Callable[[Handler], None], event_classes: tuple[type[Event], ...]) -> None:
-        self._register, self._event_classes = register, event_classes
+    def __init__(
+        self,
+        register: Callable[[Handler], None],
+        event_classes: tuple[type[Event], ...],
+        policy: HandlerPolicy = DEFAULT_POLICY,
+        lanes: int = 0,
+    ) -> None:
+        self._register, self._event_classes, self._policy, self._lanes = register, event_classes, policy, lanes
 
     @overload
     def __call__(self, handler: _EventHandler[E_contra], /) -> _EventHandler[E_contra]: ...
     @overload
     def __call__(self, handler: _ContextHandler[E_contra], /) -> _ContextHandler[E_contra]: ...
+    @overload
+    def __call__(self, handler: _BatchHandler[E_contra], /) -> _BatchHandler[E_contra]: ...
+    @overload
+    def __call__(self, handler: _BatchContextHandler[E_contra], /) -> _BatchContextHandler[E_contra]: ...
     def __call__(self, handler: Callable[..., Any], /) -> Callable[..., Any]:
-        self._register(_checked_handler(handler, self._event_classes))
+        checked = _checked_handler(handler, self._event_classes)
+        if checked.takes_batch and self._lanes:
+            raise UsageError(f"the handler {checked.name} takes a list, and lanes give it one event at a time; leave out one of them")
+        self._register(replace(checked, policy=self._policy, lanes=self._lanes))
         return handler
 
 
@@ -65,22 +110,34 @@ class Subscriptions:
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
         self._routes: dict[str, Route] = {}
+        self.foreign: dict[str, ForeignTopic] = {}
+        """Topics of other producers, by name."""
 
     @overload
-    def on(self, first: type[E1], /) -> HandlerDecorator[E1]: ...
+    def on(self, first: type[E1], /, **options: Unpack[HandlerOptions]) -> HandlerDecorator[E1]: ...
     @overload
-    def on(self, first: type[E1], second: type[E2], /) -> HandlerDecorator[E1 | E2]: ...
+    def on(self, first: type[E1], second: type[E2], /, **options: Unpack[HandlerOptions]) -> HandlerDecorator[E1 | E2]: ...
     @overload
-    def on(self, first: type[E1], second: type[E2], third: type[E3], /) -> HandlerDecorator[E1 | E2 | E3]: ...
+    def on(
+        self, first: type[E1], second: type[E2], third: type[E3], /, **options: Unpack[HandlerOptions]
+    ) -> HandlerDecorator[E1 | E2 | E3]: ...
     @overload
-    def on(self, first: type[E1], second: type[E2], third: type[E3], fourth: type[E4], /) -> HandlerDecorator[E1 | E2 | E3 | E4]: ...
+    def on(
+        self, first: type[E1], second: type[E2], third: type[E3], fourth: type[E4], /, **options: Unpack[HandlerOptions]
+    ) -> HandlerDecorator[E1 | E2 | E3 | E4]: ...
     @overload
-    def on(self, *event_classes: type[Event]) -> HandlerDecorator[Any]: ...
-    def on(self, *event_classes: type[Event]) -> HandlerDecorator[Any]:
-        """Register an `async def handler(event)` or `(event, context)` for these event classes.
+    def on(self, *event_classes: type[Event], **options: Unpack[HandlerOptions]) -> HandlerDecorator[Any]: ...
+    def on(self, *event_classes: type[Event], **options: Unpack[HandlerOptions]) -> HandlerDecorator[Any]:
+        """Register an `async def handler(event)` or `(event, context)` for these event classes, or one that takes a `list` of them.
+
+        A handler of lists, `(events: list[OrderPlaced])` or `(events: list[OrderPlaced], context: BatchContext)`, gets everything that shares a
+        transaction at once, in order per stream, which suits one statement for many rows. When it fails, the list is halved until the event at
+        fault stands alone.
 
         The function stays what it is, so that tests can call it. Its qualified name identifies it in dead letters and idempotency keys.
 
+        Args:
+            options: `retry` and `on_error` say what becomes of messages that fail, `copy_dead_letters_to` who hears of it; see `HandlerOptions`.
         Raises:
             UsageError: at import, when the function cannot be a handler of these events.
         """
@@ -90,7 +147,26 @@ class Subscriptions:
             raise UsageError("on() names no event class; write @service.on(OrderPlaced)")
         if len(set(event_classes)) != len(event_classes):
             raise UsageError(f"on({', '.join(c.__name__ for c in event_classes)}) names a class twice")
-        return HandlerDecorator(self._add, event_classes)
+        return HandlerDecorator(self._add, event_classes, _policy(**options), options.get("lanes", 0))
+
+    def on_topic(
+        self,
+        topic: str,
+        event_class: type[E1],
+        *,
+        format: str = "json",  # noqa: A002 - the user's word
+        schemas: FindsSchemas | None = None,
+    ) -> HandlerDecorator[E1]:
+        """Register a handler of a foreign topic's records; see `Service.on_topic`."""
+        _check_event_class(event_class)
+        declared = ForeignTopic.of(topic, event_class, format, schemas)
+        known = self.foreign.setdefault(topic, declared)
+        if known != declared:
+            raise UsageError(
+                f"on_topic({topic!r}, {event_class.__name__}, format={format!r}): the topic was declared before as {known.event_class.__name__} in "
+                f"{known.format}; one topic holds records of one class and format"
+            )
+        return HandlerDecorator(lambda handler: self._add_foreign(handler, declared), (event_class,))
 
     @property
     def handlers(self) -> tuple[Handler, ...]:
@@ -99,8 +175,13 @@ class Subscriptions:
 
     @property
     def event_classes(self) -> tuple[type[Event], ...]:
-        """Every class that somebody handles."""
-        return tuple(route.event_class for route in self._routes.values())
+        """Every class that somebody handles, but those of foreign topics."""
+        return tuple(route.event_class for event_type, route in self._routes.items() if event_type == route.event_class.event_type)
+
+    @property
+    def lane_counts(self) -> dict[str, int]:
+        """Of those handlers that run in lanes, by name."""
+        return {handler.name: handler.lanes for handler in self._handlers.values() if handler.lanes}
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -109,7 +190,12 @@ class Subscriptions:
 
     def topics_with(self, prefix: str) -> tuple[str, ...]:
         """The same, as they are named for a log outside the default schema."""
-        return tuple(sorted({topic_of(event_class.event_category, prefix) for event_class in self.event_classes}))
+        own = {topic_of(event_class.event_category, prefix) for event_class in self.event_classes}
+        if both := sorted(own & self.foreign.keys()):
+            raise UsageError(
+                f"the topic {both[0]!r} is one of Headwater's own, which on(...) reads; on_topic(...) is for other producers' topics"
+            )
+        return tuple(sorted(own | self.foreign.keys()))
 
     @property
     def routes(self) -> dict[str, Route]:
@@ -122,11 +208,20 @@ class Subscriptions:
     def __iter__(self) -> Iterator[Handler]:
         return iter(self._handlers.values())
 
-    def _add(self, handler: Handler) -> None:
+    def _refuse_second(self, handler: Handler) -> None:
         if handler.name in self._handlers:
             raise UsageError(
                 f"two handlers are named {handler.name!r}; rename one (for several classes on one function write @service.on(A, B))"
             )
+
+    def _add_foreign(self, handler: Handler, topic: ForeignTopic) -> None:
+        self._refuse_second(handler)
+        self._handlers[handler.name] = handler
+        known = self._routes.get(topic.event_type)
+        self._routes[topic.event_type] = Route(topic.event_class, (*(known.handlers if known else ()), handler))
+
+    def _add(self, handler: Handler) -> None:
+        self._refuse_second(handler)
         for event_class in handler.event_classes:
             known = self._routes.get(event_class.event_type)
             if known is not None and known.event_class is not event_class:
@@ -141,6 +236,21 @@ class Subscriptions:
 
 
 # -- checks at import --------------------------------------------------------------------------------------------------
+
+
+def _policy(**options: Unpack[HandlerOptions]) -> HandlerPolicy:
+    if unknown := options.keys() - HandlerOptions.__annotations__.keys():
+        known = ", ".join(HandlerOptions.__annotations__)
+        raise UsageError(f"on() knows no option {', '.join(sorted(unknown))}; there are: {known}")
+    lanes: Any = options.get("lanes", 0)
+    if lanes is True or not isinstance(lanes, int) or not 0 <= lanes <= LANES_MAX:
+        raise UsageError(f"on(..., lanes={lanes!r}) must be a number from 1 to {LANES_MAX}: so many streams of a partition at once")
+    copy_to: Any = options.get("copy_dead_letters_to")
+    if copy_to is not None and not (isinstance(copy_to, type) and issubclass(copy_to, MessageDeadLettered)):
+        raise UsageError(
+            f"on(..., copy_dead_letters_to={copy_to!r}) must be MessageDeadLettered, or a subclass of it with a category of its own"
+        )
+    return checked_policy(options.get("retry"), options.get("on_error"), copy_to)
 
 
 def _check_event_class(event_class: object) -> None:
@@ -160,10 +270,12 @@ def _checked_handler(function: Callable[..., Any], event_classes: tuple[type[Eve
     if not inspect.iscoroutinefunction(function):
         raise UsageError(f"the handler {name} must be written with `async def`")
     parameters = _parameters(function, name)
-    _check_event_annotation(name, parameters[0], event_classes)
+    events = parameters[0]
+    takes_batch = get_origin(events.annotation) is list
+    _check_event_annotation(name, events.replace(annotation=get_args(events.annotation)[0]) if takes_batch else events, event_classes)
     if len(parameters) == 2:
-        _check_context_annotation(name, parameters[1])
-    return Handler(name=name, function=function, takes_context=len(parameters) == 2, event_classes=event_classes)
+        _check_context_annotation(name, parameters[1], BatchContext if takes_batch else Context)
+    return Handler(name=name, function=function, takes_context=len(parameters) == 2, event_classes=event_classes, takes_batch=takes_batch)
 
 
 def _parameters(function: Callable[..., Any], name: str) -> Sequence[inspect.Parameter]:
@@ -172,7 +284,7 @@ def _parameters(function: Callable[..., Any], name: str) -> Sequence[inspect.Par
     required_others = [p for p in parameters if p not in positional and p.default is p.empty and p.kind is p.KEYWORD_ONLY]
     if required_others or not 1 <= len(positional) <= 2 or any(p.kind is p.VAR_POSITIONAL for p in parameters):
         listed = ", ".join(str(p).split(":")[0] for p in parameters)
-        raise UsageError(f"the handler {name}({listed}) must take (event) or (event, context)")
+        raise UsageError(f"the handler {name}({listed}) must take (event) or (event, context), or a list of events instead of one")
     return positional
 
 
@@ -196,10 +308,12 @@ def _check_event_annotation(name: str, parameter: inspect.Parameter, event_class
             )
 
 
-def _check_context_annotation(name: str, parameter: inspect.Parameter) -> None:
+def _check_context_annotation(name: str, parameter: inspect.Parameter, context_class: type[EffectContext]) -> None:
     accepted = _classes_in(parameter.annotation)
-    if accepted is not None and not any(issubclass(Context, c) for c in accepted):
-        raise UsageError(f"the handler {name} takes as its second parameter the context; annotate {parameter.name!r} as Context")
+    if accepted is not None and not any(issubclass(context_class, c) for c in accepted):
+        raise UsageError(
+            f"the handler {name} takes as its second parameter the context; annotate {parameter.name!r} as {context_class.__name__}"
+        )
 
 
 def _classes_in(annotation: object) -> tuple[type, ...] | None:

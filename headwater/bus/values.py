@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 from uuid import UUID
 
 from headwater.kafka import Partition
 from headwater.messages import LogPosition
+
+LANE_TRANSACTIONS_MAX: Final = 32
+"""What a service's pool of connections is enlarged by, at most, when handlers run in lanes."""
 
 
 class SourceRecord(Protocol):
@@ -37,6 +40,8 @@ class LastRecord:
     offset: int
     log_id: UUID
     position: LogPosition
+    event_id: UUID | None = None
+    """None where an earlier version of Headwater went past it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +98,18 @@ class ConsumerLimits:
     """After silence for so long, ask the broker whether it is there."""
     reconnect_seconds_max: float = 15.0
     """The longest delay between attempts to reach Kafka or PostgreSQL."""
+    retry_delay_seconds_max: float = 3_600.0
+    """No message waits longer for its next attempt, whatever its policy says."""
+    parked_keys_max: int = 1_000
+    """Parked keys of one partition, over all handlers. When one more would have to be parked, `parking_full` is logged and the partition waits."""
+    parked_messages_max: int = 10_000
+    """Messages that are parked in one partition, over all its keys; the same happens."""
+    parked_batch_size_max: int = 50
+    """Messages of one parked key that follow in one transaction once its first one succeeded."""
+    lane_transactions_max: int = LANE_TRANSACTIONS_MAX
+    """Transactions that lanes have open at once, over all partitions; each takes a connection. A handler without a context needs one only to note
+    that it is done."""
+    lane_records_max: int = 2_000
+    """Records of one partition that lanes may be at work on, or wait to be, before no more are received."""
+    parked_poll_seconds: float = 1.0
+    """How long a person's decision about a parked key may go unseen; nothing is asked while nothing is parked."""

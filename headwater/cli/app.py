@@ -22,6 +22,7 @@ from headwater.cli.outbox import outbox_commands
 from headwater.cli.output import JsonOption, ServiceOption
 from headwater.cli.projections import projection_commands
 from headwater.cli.sagas import saga_commands
+from headwater.cli.scheduled import scheduled_commands
 from headwater.errors import HeadwaterError, UsageError
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ GROUPS: Final = {
     "projections": projection_commands,
     "sagas": saga_commands,
     "dead-letters": dead_letter_commands,
+    "scheduled": scheduled_commands,
     "config": config_commands,
 }
 

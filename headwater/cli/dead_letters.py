@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -23,6 +22,7 @@ from headwater.cli.output import (
     shortened,
     stored_json,
 )
+from headwater.cli.parked_keys import KeyOption, ParkedOption, ask, choose_parked, decide_parked, list_parked, show_parked
 from headwater.cli.running import run_async
 from headwater.errors import UsageError
 
@@ -38,7 +38,8 @@ RAW_CHARACTERS: Final = 120
 
 dead_letter_commands = typer.Typer(
     no_args_is_help=True,
-    help="Messages that a handler gave up on: look at them, `retry`, `skip` or `discard` them. Example: `headwater dead-letters list --group shop`",
+    help="Messages that a handler gave up on: look at them, `retry`, `skip` or `discard` them; with --parked, keys that still wait for theirs. "
+    "Example: `headwater dead-letters list --group shop`",
 )
 
 IdsArgument = Annotated[list[int] | None, typer.Argument(metavar="ID", help="Which ones, by their ids; or give filters.", min=1)]
@@ -70,27 +71,43 @@ def list_command(
     handler: HandlerOption = None,
     event_type: TypeOption = None,
     status: Annotated[
-        str, typer.Option("--status", help="`open` (waiting or retrying), `waiting`, `retrying`, `handled`, `skipped`, or `all`.")
+        str,
+        typer.Option(
+            "--status",
+            help="`open` (waiting or retrying), `waiting`, `retrying`, `handled`, `skipped`, or `all`; with --parked `waiting` or `stopped`.",
+        ),
     ] = "open",
     after: Annotated[int, typer.Option("--after", min=0, help="Only ids above this one: the next page.")] = 0,
     limit: LimitOption = LIST_LIMIT_DEFAULT,
+    parked: ParkedOption = False,
+    key: KeyOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Dead letters, oldest first.
+    """Dead letters, oldest first; with --parked the keys that wait for a message that failed.
 
     Example: `headwater dead-letters list --handler reserve --type OrderPlaced`
     """
-    chosen = choose(None, group, handler, event_type, statuses=parse_status(status))
-    run_async(_list(chosen, after=after, limit=limit, json_output=json_output))
+    if parked:
+        keys = choose_parked(None, group, handler, event_type, key, status=status)
+        run_async(list_parked(keys, after, limit, json_output=json_output))
+    else:
+        _refuse_key(key)
+        chosen = choose(None, group, handler, event_type, statuses=parse_status(status))
+        run_async(_list(chosen, after=after, limit=limit, json_output=json_output))
 
 
 @dead_letter_commands.command("show")
-def show_command(dead_letter_id: Annotated[int, typer.Argument(metavar="ID", min=1)], json_output: JsonOption = False) -> None:
-    """One dead letter in full: its event, its error with the traceback, and what was decided.
+def show_command(
+    dead_letter_id: Annotated[int, typer.Argument(metavar="ID", min=1)], parked: ParkedOption = False, json_output: JsonOption = False
+) -> None:
+    """One dead letter in full: its event, its error with the traceback, and what was decided; with --parked one parked key, and what waits behind it.
 
     Example: `headwater dead-letters show 17`
     """
-    run_async(_show(dead_letter_id, json_output=json_output))
+    if parked:
+        run_async(show_parked(dead_letter_id, json_output=json_output))
+    else:
+        run_async(_show(dead_letter_id, json_output=json_output))
 
 
 @dead_letter_commands.command("retry")
@@ -102,13 +119,20 @@ def retry_command(
     everything: AllOption = False,
     limit: DecideLimitOption = DECIDE_LIMIT_DEFAULT,
     yes: YesOption = False,
+    parked: ParkedOption = False,
+    key: KeyOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Hand messages to the same handler again, in a running service of the group: once, with all its effects or none.
 
     One that fails again waits with its new error. `list --status retrying` shows what is still to be tried. Examples:
-    `headwater dead-letters retry 17 18` · `headwater dead-letters retry --handler reserve --limit 10`
+    `headwater dead-letters retry 17 18` · `headwater dead-letters retry --handler reserve --limit 10` · with --parked, the first messages of
+    parked keys are tried now: `headwater dead-letters retry --parked --key order-17`
     """
+    if parked:
+        keys = choose_parked(ids, group, handler, event_type, key, everything=everything)
+        raise typer.Exit(run_async(decide_parked("retry", keys, limit=limit, yes=yes, json_output=json_output)))
+    _refuse_key(key)
     chosen = choose(ids, group, handler, event_type, everything=everything, statuses=("waiting", "skipped") if ids else ("waiting",))
     decision = Decision(
         verb="retry",
@@ -130,12 +154,19 @@ def skip_command(
     everything: AllOption = False,
     limit: DecideLimitOption = DECIDE_LIMIT_DEFAULT,
     yes: YesOption = False,
+    parked: ParkedOption = False,
+    key: KeyOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Settle messages without any effect; they stay listed as skipped, and `retry ID` takes it back.
 
+    With --parked, the first message of each key becomes such a dead letter, and those behind it go on in order.
     Example: `headwater dead-letters skip --type OrderPlaced --group shop`
     """
+    if parked:
+        keys = choose_parked(ids, group, handler, event_type, key, everything=everything)
+        raise typer.Exit(run_async(decide_parked("skip", keys, limit=limit, yes=yes, json_output=json_output)))
+    _refuse_key(key)
     decision = Decision(
         verb="skip",
         done="skipped",
@@ -160,12 +191,19 @@ def discard_command(
     everything: AllOption = False,
     limit: DecideLimitOption = DECIDE_LIMIT_DEFAULT,
     yes: YesOption = False,
+    parked: ParkedOption = False,
+    key: KeyOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Remove messages for good, with their errors. Asks first; where nobody can be asked, and with --json, --yes must be given.
 
-    The events themselves stay in the log. Example: `headwater dead-letters discard --status handled --yes`
+    With --parked, the first message of each key is removed, and those behind it go on. The events themselves stay in
+    the log. Example: `headwater dead-letters discard --status handled --yes`
     """
+    if parked:
+        keys = choose_parked(ids, group, handler, event_type, key, everything=everything, status=status)
+        raise typer.Exit(run_async(decide_parked("discard", keys, limit=limit, yes=yes, json_output=json_output)))
+    _refuse_key(key)
     statuses = parse_status(status or ("all" if ids else "open"))
     decision = Decision(
         verb="discard",
@@ -177,6 +215,11 @@ def discard_command(
     )
     chosen = choose(ids, group, handler, event_type, everything=everything or status is not None, statuses=statuses)
     raise typer.Exit(run_async(_decide(decision, chosen, limit=limit, yes=yes, json_output=json_output)))
+
+
+def _refuse_key(key: str | None) -> None:
+    if key is not None:
+        raise UsageError("--key is for parked keys; add --parked")
 
 
 # -- which ones -------------------------------------------------------------------------------------------------------
@@ -362,13 +405,7 @@ async def _decide(decision: Decision, chosen: LetterFilter, *, limit: int, yes: 
 
 
 def _ask(decision: Decision, count: int, total: int, *, yes: bool, json_output: bool) -> None:
-    how_many = _letters(count) if count == total else f"the oldest {count:,} of {total:,} dead letters"
-    can_ask = sys.stdin.isatty() and sys.stdout.isatty() and not json_output
-    if yes or (decision.without_asking and not can_ask):
-        return
-    if not can_ask:
-        raise UsageError(f"this would {decision.verb} {how_many}, and nobody can be asked; repeat it with --yes")
-    typer.confirm(f"{decision.verb} {how_many}?", abort=True)
+    ask(decision.verb, "dead letters", count, total, without_asking=decision.without_asking, yes=yes, json_output=json_output)
 
 
 def _tell(decision: Decision, changed: Sequence[int], refused: dict[int, str], total: int, *, json_output: bool) -> None:

@@ -29,7 +29,18 @@ def run_doctor(target: str | None, *, json_output: bool) -> int:
     categories = {event_class.event_category for event_class in service.events.registry} if service is not None else set[str]()
     name = None if service is None else service.name
     named = target is not None
-    findings = run_async(examine(load_settings(), service_name=name, service_fault=fault, is_service_named=named, categories=categories))
+    settings = load_settings()
+    uses_kafka = (settings.source if service is None else service.source_with(settings)) == "kafka"
+    findings = run_async(
+        examine(
+            settings,
+            service_name=name,
+            service_fault=fault,
+            is_service_named=named,
+            categories=categories,
+            uses_kafka=uses_kafka,
+        )
+    )
     if json_output:
         _print_for_programs(findings)
     else:

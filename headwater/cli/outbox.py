@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 from headwater.cli.database import open_database
-from headwater.cli.output import JsonOption, LimitOption, print_facts, print_json, print_table, shown
+from headwater.cli.output import JsonOption, LimitOption, print_json, print_table, shown
 from headwater.cli.running import run_async
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ outbox_commands = typer.Typer(no_args_is_help=True, help="Look at the way from t
 
 @outbox_commands.command("status")
 def status_command(json_output: JsonOption = False, limit: LimitOption = PARTITIONS_DEFAULT) -> None:
-    """Who relays, until when its lease lasts, how far Kafka has acknowledged, and how many events wait.
+    """Who relays each shard, until when its lease lasts, how far Kafka has acknowledged, and how many events wait.
 
     Read from the relay's own rows; Kafka is not asked. --limit is for the table of partitions. Example: `headwater outbox status --json`
     """
@@ -36,9 +36,13 @@ async def _status(*, limit: int, json_output: bool) -> None:
     if json_output:
         print_json(_status_facts(status))
         return
-    for shard in status.shards:
-        print_facts(_shard_lines(shard, status.horizon))
-        print()
+    print(_who_relays(status))
+    shard_columns = ("shard", "held by", "term", "lease until", "relayed through", "saved", "waiting", "oldest from")
+    print_table(shard_columns, [_shard_row(shard) for shard in status.shards], empty="there are no shards")
+    print(
+        f"The log can be read up to {shown(status.horizon)}. A shard's events wait among those counted; others of them are other shards'."
+    )
+    print()
     partitions = [
         (p.partition.topic, p.partition.number, str(p.last.position), p.last.offset, p.acknowledged_at) for p in status.partitions[:limit]
     ]
@@ -48,19 +52,22 @@ async def _status(*, limit: int, json_output: bool) -> None:
         print(f"{limit} of {len(status.partitions)} partitions; --limit shows more")
 
 
-def _shard_lines(shard: ShardFacts, horizon: int) -> dict[str, object]:
-    lease = "nobody relays now: start the service, or see why it stopped"
-    if shard.is_held:
-        lease = f"held by {shard.holder}, term {shard.term}, until {shown(shard.lease_expires_at)}"
-    elif shard.holder is not None:
-        lease = f"{lease} (term {shard.term} ended at {shown(shard.lease_expires_at)})"
-    return {
-        "shard": shard.shard,
-        "lease": lease,
-        "relayed through": f"{shard.relayed_through} of {shown(horizon)}",
-        "saved": shard.relayed_at,
-        "lag": f"{lag_text(shard.lag_events)}" + (f", the oldest from {shown(shard.oldest_waiting_at)}" if shard.lag_events else ""),
-    }
+def _who_relays(status: OutboxStatus) -> str:
+    alone = [shard.shard for shard in status.shards if not shard.is_held]
+    if len(alone) == len(status.shards):
+        return "nobody relays now: start the service, or see why it stopped"
+    relays = len({shard.holder for shard in status.shards if shard.is_held})
+    line = f"{len(status.shards) - len(alone)} of {len(status.shards)} shards are relayed, by {relays} relay{'s' if relays > 1 else ''}"
+    if alone:
+        line += f"; shards {', '.join(alone)}: nobody relays them now, which a running relay mends within seconds"
+    return line
+
+
+def _shard_row(shard: ShardFacts) -> tuple[object, ...]:
+    holder = shard.holder if shard.is_held else f"nobody ({shard.holder} ended)" if shard.holder else "nobody"
+    until = shard.lease_expires_at if shard.is_held else None
+    oldest = shard.oldest_waiting_at if shard.lag_events else None
+    return shard.shard, holder, shard.term, until, str(shard.relayed_through), shard.relayed_at, lag_text(shard.lag_events), oldest
 
 
 def lag_text(event_count: int) -> str:

@@ -8,7 +8,7 @@ Who is authoritative: `Settings`, whose fields are the settings. The file's name
 
 from headwater.config.addresses import redact
 from headwater.config.origins import EffectiveSetting, effective_settings
-from headwater.config.settings import TOPIC_PARTITIONS_MAX, KafkaProtocol, SaslMechanism, Settings, load_settings
+from headwater.config.settings import TOPIC_PARTITIONS_MAX, KafkaProtocol, SaslMechanism, Settings, Source, load_settings
 from headwater.config.yaml_file import CONFIG_FILE, CONFIG_VARIABLE, FILE_BYTES_MAX, config_path
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "KafkaProtocol",
     "SaslMechanism",
     "Settings",
+    "Source",
     "config_path",
     "effective_settings",
     "load_settings",

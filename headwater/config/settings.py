@@ -14,6 +14,7 @@ TOPIC_PARTITIONS_MAX = 1_000
 PREFIX: Final = "HEADWATER_"
 
 KafkaProtocol: TypeAlias = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+Source: TypeAlias = Literal["kafka", "postgres"]
 SaslMechanism: TypeAlias = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
 
@@ -34,6 +35,8 @@ class Settings(BaseSettings):
     """`transaction` behind a pooler that gives a connection for one transaction only, such as PgBouncer in that mode (docs/postgres.md)."""
     log_schema: Annotated[str, Field(validation_alias=f"{PREFIX}SCHEMA")] = "headwater"
     """Where in the database the log lives: each of several logs in one database has a schema of its own (docs/tenants.md)."""
+    source: Source = "kafka"
+    """What feeds the handlers: `kafka`, which a relay fills, or `postgres`, the log itself; then nothing needs a broker (docs/sources.md)."""
     kafka: str | None = None
     """`host:port,host:port`; None runs an embedded broker."""
     kafka_security_protocol: KafkaProtocol = "PLAINTEXT"
@@ -54,6 +57,8 @@ class Settings(BaseSettings):
     """Partitions of a topic that Headwater creates."""
     topic_replication_factor: Annotated[int, Field(ge=-1, le=32_767)] = -1
     """Replicas of a topic that Headwater creates; -1 takes the broker's default."""
+    topic_min_insync_replicas: Annotated[int | None, Field(ge=1, le=32_767)] = None
+    """Replicas that must have a record of such a topic before it counts as written; None takes the broker's default. Give the replicas, too."""
     instance_id: Annotated[str | None, Field(min_length=1, max_length=100)] = None
     """A name that this process keeps over restarts, unique among the service's processes: a quick restart then moves no partitions."""
     master_key: SecretStr | None = None

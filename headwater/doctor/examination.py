@@ -17,7 +17,7 @@ from headwater.doctor.facts import KafkaFacts, OwnFacts, PostgresFacts
 from headwater.doctor.findings import Check, FactsT, Finding, Verdict
 from headwater.doctor.kafka_checks import KAFKA_CHECKS
 from headwater.doctor.log_checks import LOG_CHECKS
-from headwater.doctor.own_checks import OWN_CHECKS, master_key_of_keys
+from headwater.doctor.own_checks import OWN_CHECKS, OWN_CHECKS_WITHOUT_KAFKA, master_key_of_keys
 from headwater.doctor.postgres import read_postgres
 from headwater.doctor.postgres_checks import POSTGRES_CHECKS
 from headwater.errors import ConfigurationError, HeadwaterError, UsageError
@@ -51,6 +51,7 @@ async def examine(
     service_fault: str = "",
     is_service_named: bool = False,
     categories: Iterable[str] = (),
+    uses_kafka: bool = True,
 ) -> list[Finding]:
     """Every finding, good ones among them. Changes nothing, and no finding holds a secret.
 
@@ -58,11 +59,14 @@ async def examine(
         service_name: of the service whose event classes were imported, None for none; `service_fault` says why.
         is_service_named: whether somebody asked for it, so that it should be there.
         categories: of its events, for their topics.
+        uses_kafka: whether Kafka feeds its handlers; else nothing of Kafka is looked at.
     """
     own, key_name = _own_facts(settings)
     own = replace(own, service_name=service_name, service_fault=service_fault, is_service_named=is_service_named)
-    findings = _judged(OWN_CHECKS, own)
+    findings = _judged(OWN_CHECKS if uses_kafka else OWN_CHECKS_WITHOUT_KAFKA, own)
     on_postgres, topics = await _examine_postgres(settings, key_name)
+    if not uses_kafka:
+        return [_without_secrets(finding, settings) for finding in (*findings, *on_postgres)]
     prefix = topic_prefix(settings.log_schema)
     wanted = {*topics, SCHEMAS_TOPIC, *(topic_of(category, prefix) for category in categories)}
     findings += [*on_postgres, *await _examine_kafka(settings, wanted)]
@@ -138,7 +142,8 @@ async def _examine_kafka(settings: Settings, topics: Iterable[str]) -> list[Find
             remedy="Start the cluster, or correct HEADWATER_KAFKA.",
         )
         return [unreached]
-    facts = KafkaFacts(cluster, kafka.bootstrap, settings.topic_replication_factor, frozenset({SCHEMAS_TOPIC}))
+    replicas, in_sync = settings.topic_replication_factor, settings.topic_min_insync_replicas
+    facts = KafkaFacts(cluster, kafka.bootstrap, replicas, in_sync, frozenset({SCHEMAS_TOPIC}))
     return [KAFKA_REACHED.ok(kafka.address), *_judged(KAFKA_CHECKS, facts)]
 
 

@@ -171,6 +171,8 @@ class KafkaFacts:
     """Where HEADWATER_KAFKA says that it is."""
     topic_replication_factor: int = -1
     """Of topics that Headwater makes; -1 takes the broker's default."""
+    topic_min_insync_replicas: int | None = None
+    """Of the same; None takes the broker's default."""
     compacted_topics: frozenset[str] = frozenset()
     """Those that compaction does no harm: the newest record of a key is all they are read for."""
 

@@ -88,7 +88,9 @@ def min_insync_replicas(verdict: Verdict, facts: KafkaFacts) -> Iterator[Finding
         (f"topic {topic.name}", topic.settings.get("min.insync.replicas"), topic.replication_factor) for topic in facts.cluster.topics
     ]
     new = _new_replication_factor(facts)
-    judged += [(_NEW, value, new) for value in facts.broker_setting("min.insync.replicas") if new is not None]
+    in_sync = facts.topic_min_insync_replicas
+    of_new = facts.broker_setting("min.insync.replicas") if in_sync is None else [str(in_sync)]
+    judged += [(_NEW, value, new) for value in of_new if new is not None]
     fine = True
     for what, value, replicas in judged:
         # With one replica there is nothing to wait for; `replication-factor` says so.

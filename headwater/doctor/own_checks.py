@@ -108,3 +108,5 @@ def master_key_of_keys(verdict: Verdict, facts: PostgresFacts) -> Iterator[Findi
 
 
 OWN_CHECKS: Final[tuple[Check[OwnFacts], ...]] = (service, aiokafka_version, master_key, cipher, topic_partitions, log_level)
+OWN_CHECKS_WITHOUT_KAFKA: Final = tuple(check for check in OWN_CHECKS if check not in (aiokafka_version, topic_partitions))
+"""Those that matter where the log itself feeds the handlers."""

@@ -25,6 +25,8 @@ class KafkaSettings:
     topic_partitions: int = 6
     topic_replication_factor: int = -1
     """-1 takes the broker's default."""
+    topic_min_insync_replicas: int | None = None
+    """None takes the broker's default."""
     topic_prefix: str = ""
     """Before every topic's and group's name, so that the logs of one database do not meet in Kafka."""
     security: KafkaSecurity = field(default_factory=KafkaSecurity)
@@ -38,19 +40,33 @@ class KafkaSettings:
         client_id: str = "headwater",
         topic_partitions: int = 6,
         topic_replication_factor: int = -1,
+        topic_min_insync_replicas: int | None = None,
         topic_prefix: str = "",
         security: KafkaSecurity | None = None,
     ) -> Self:
         """Read `host:port,host:port`.
 
         Raises:
-            ConfigurationError: the address cannot be one; the message shows the part at fault.
+            ConfigurationError: the address cannot be one, the message shows the part at fault; or topics would be made that take no record.
         """
         parts = tuple(part.strip() for part in address.split(",") if part.strip())
         if not parts:
             raise ConfigurationError("the address of Kafka is empty; set HEADWATER_KAFKA to host:port, or several with commas between")
         hosts = tuple(map(_checked_host, parts))
-        return cls(hosts, client_id, topic_partitions, topic_replication_factor, topic_prefix, security or KafkaSecurity())
+        if topic_min_insync_replicas is not None and topic_min_insync_replicas > topic_replication_factor:
+            raise ConfigurationError(
+                f"HEADWATER_TOPIC_MIN_INSYNC_REPLICAS={topic_min_insync_replicas} needs HEADWATER_TOPIC_REPLICATION_FACTOR to be that or more "
+                f"(it is {'not set' if topic_replication_factor < 0 else topic_replication_factor}): a topic with fewer replicas takes no record"
+            )
+        return cls(
+            hosts,
+            client_id,
+            topic_partitions,
+            topic_replication_factor,
+            topic_min_insync_replicas,
+            topic_prefix,
+            security or KafkaSecurity(),
+        )
 
     @property
     def address(self) -> str:

@@ -31,6 +31,7 @@ TOPIC_SETTINGS: Final[Mapping[str, str]] = {
 ENSURE_SECONDS_MAX: Final = 30.0
 """How long making topics may take until every partition has a leader."""
 _POLL_SECONDS: Final = 0.02
+_IN_SYNC: Final = "min.insync.replicas"
 _REFUSED: Final = frozenset(
     {
         kafka.InvalidTopicError.errno,  # also a name that differs from another's only in dots and underscores
@@ -114,8 +115,8 @@ class KafkaTopics:
             for code, _message, _kind, name, entries in answer.resources:
                 self._inspected.add(str(name))
                 actual = {str(entry[0]): str(entry[1]) for entry in entries}
-                if code == 0 and (risks := _risks(actual)):
-                    _log.warning("topic_would_lose_records", topic=str(name), settings=risks, wanted=dict(TOPIC_SETTINGS))
+                if code == 0 and (risks := _risks(actual, self._settings.topic_min_insync_replicas)):
+                    _log.warning("topic_would_lose_records", topic=str(name), settings=risks, wanted=_wanted(self._settings))
 
     @asynccontextmanager
     async def _admin(self) -> AsyncGenerator[AIOKafkaAdminClient]:
@@ -136,17 +137,23 @@ class KafkaTopics:
 
 
 def _new_topic(name: str, settings: KafkaSettings) -> NewTopic:
-    topic = NewTopic(name, settings.topic_partitions, 1, topic_configs=dict(TOPIC_SETTINGS))
+    topic = NewTopic(name, settings.topic_partitions, 1, topic_configs=_wanted(settings))
     # Set afterwards: aiokafka 0.14 refuses -1, the broker's default, only in the constructor.
     topic.replication_factor = settings.topic_replication_factor
     return topic
+
+
+def _wanted(settings: KafkaSettings) -> dict[str, str]:
+    """What a topic is made with."""
+    in_sync = settings.topic_min_insync_replicas
+    return {**TOPIC_SETTINGS, **({_IN_SYNC: str(in_sync)} if in_sync is not None else {})}
 
 
 def _are_led(found: Mapping[str, Mapping[int, int]], wanted: Iterable[str]) -> bool:
     return all(found.get(name) and min(found[name].values()) >= 0 for name in wanted)
 
 
-def _risks(actual: Mapping[str, str]) -> dict[str, str]:
+def _risks(actual: Mapping[str, str], in_sync: int | None) -> dict[str, str]:
     """The settings of a topic that could lose records or refuse large ones."""
     risky = {
         name: actual[name]
@@ -156,4 +163,7 @@ def _risks(actual: Mapping[str, str]) -> dict[str, str]:
     size = actual.get("max.message.bytes", "")
     if size.isdecimal() and int(size) < RECORD_BYTES_MAX:
         risky["max.message.bytes"] = size
+    has_in_sync = actual.get(_IN_SYNC, "")
+    if in_sync is not None and has_in_sync.isdecimal() and int(has_in_sync) < in_sync:
+        risky[_IN_SYNC] = has_in_sync
     return risky

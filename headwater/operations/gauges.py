@@ -13,6 +13,8 @@ from headwater.metrics import (
     CONSUMER_LAG_SECONDS,
     CONSUMER_PARTITIONS,
     LOG_HORIZON,
+    PARKED_KEYS,
+    PARKED_MESSAGES,
     PROJECTION_LAG_EVENTS,
     PROJECTION_LAG_SECONDS,
     PROJECTION_RUNNING,
@@ -59,13 +61,17 @@ def _set_relay(parts: Parts, metrics: Metrics) -> None:
 
 
 async def _ask_consumer(service: Service, parts: Parts, metrics: Metrics, _clock: Clock) -> None:
-    for gauge in (CONSUMER_LAG_EVENTS, CONSUMER_LAG_SECONDS, CONSUMER_PARTITIONS):
+    for gauge in (CONSUMER_LAG_EVENTS, CONSUMER_LAG_SECONDS, CONSUMER_PARTITIONS, PARKED_KEYS, PARKED_MESSAGES):
         metrics.clear(gauge)
     if parts.consumer is None:
         return
     counts: dict[str, int] = {}
     for status in parts.consumer.status():
         counts[status.state] = counts.get(status.state, 0) + 1
+        if status.parked_messages:
+            where = service.name, status.partition.topic, str(status.partition.number)
+            metrics.set(PARKED_KEYS, status.parked_keys, *where)
+            metrics.set(PARKED_MESSAGES, status.parked_messages, *where)
     for state, count in counts.items():
         metrics.set(CONSUMER_PARTITIONS, count, service.name, state)
     for lag in await parts.consumer.lags():

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
-from uuid import UUID
 
+from headwater.coordination import item_lease_name
 from headwater.eventstore import LogInspection, PostgresEventStore
 from headwater.kafka import Partition
 from headwater.messages import LOG_START, LogPosition
 from headwater.outbox.ports import PartitionPosition
-from headwater.outbox.relay import WHOLE_LOG
+from headwater.outbox.shards import RELAY_GROUP, SHARDS
 from headwater.postgres import Database, sql_file
 
 _PACKAGE: Final = "headwater.outbox"
@@ -22,11 +22,11 @@ _LIST_TOPICS = sql_file(_PACKAGE, "list_topics")
 
 @dataclass(frozen=True, slots=True)
 class ShardFacts:
-    """One shard of the log on its way to Kafka."""
+    """One shard of the partitions, on its way to Kafka."""
 
     shard: str
-    holder: UUID | None
-    """Who relays it, or did last; None before the first."""
+    holder: str | None
+    """Who relays it, or did when it ended unexpectedly; None when it was given back, and before the first."""
     term: int | None
     lease_expires_at: datetime | None
     is_held: bool
@@ -35,7 +35,7 @@ class ShardFacts:
     """Every event at or below is acknowledged."""
     relayed_at: datetime | None
     lag_events: int
-    """Events that can be read and are not known to be acknowledged; not counted beyond `LAG_COUNT_MAX`."""
+    """Events of the whole log that can be read and are not known to be acknowledged; not counted beyond `LAG_COUNT_MAX`."""
     oldest_waiting_at: datetime | None
     """When the first of them was recorded."""
 
@@ -61,13 +61,12 @@ class OutboxStatus:
 
 
 async def read_outbox_status(database: Database) -> OutboxStatus:
-    """Leases, checkpoints, lag and the state of every partition; a log that was never relayed has one shard that nobody holds."""
+    """Leases, checkpoints, lag and the state of every partition."""
     horizon = await PostgresEventStore(database).horizon()
     async with database.connection() as connection:
-        shards = await connection.fetch(_LIST_SHARDS)
+        shards = await connection.fetch(_LIST_SHARDS, SHARDS, [item_lease_name(RELAY_GROUP, shard) for shard in SHARDS])
         partitions = await connection.fetch(_LIST_PARTITIONS)
         topics = await connection.fetch(_LIST_TOPICS)
-    never_relayed = ShardFacts(WHOLE_LOG, None, None, None, False, LOG_START, None, 0, None)
     known = [
         ShardFacts(
             shard=row["shard"],
@@ -84,7 +83,7 @@ async def read_outbox_status(database: Database) -> OutboxStatus:
     ]
     return OutboxStatus(
         horizon=horizon,
-        shards=tuple([await _with_lag(database, shard, horizon) for shard in known or [never_relayed]]),
+        shards=await _with_lag(database, known, horizon),
         topics={row["topic"]: row["partition_count"] for row in topics},
         partitions=tuple(
             PartitionFacts(
@@ -97,11 +96,15 @@ async def read_outbox_status(database: Database) -> OutboxStatus:
     )
 
 
-async def _with_lag(database: Database, shard: ShardFacts, horizon: int) -> ShardFacts:
-    after = shard.relayed_through.global_position
-    waiting = await PostgresEventStore(database).read_log(after=after, limit=1)
-    return replace(
-        shard,
-        lag_events=await LogInspection(database).count_between(after, horizon),
-        oldest_waiting_at=waiting.events[0].recorded_at if waiting.events else None,
+async def _with_lag(database: Database, shards: list[ShardFacts], horizon: int) -> tuple[ShardFacts, ...]:
+    """Counted once for shards that are equally far, as they mostly are."""
+    lags: dict[int, tuple[int, datetime | None]] = {}
+    for after in {shard.relayed_through.global_position for shard in shards}:
+        waiting = await PostgresEventStore(database).read_log(after=after, limit=1)
+        oldest = waiting.events[0].recorded_at if waiting.events else None
+        lags[after] = await LogInspection(database).count_between(after, horizon), oldest
+    return tuple(
+        replace(shard, lag_events=lag_events, oldest_waiting_at=oldest)
+        for shard in shards
+        for lag_events, oldest in [lags[shard.relayed_through.global_position]]
     )

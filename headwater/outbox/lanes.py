@@ -1,17 +1,21 @@
-"""What is on its way: a lane for each partition, a ledger for the whole log, and the partitions that are stopped."""
+"""What is on its way: a lane for each partition, a ledger for each shard, and the partitions that are stopped."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from headwater.clock import Clock
 from headwater.eventstore import Checkpoint
-from headwater.kafka import Partition, Record
+from headwater.kafka import Partition, Record, position_text
 from headwater.messages import LogPosition
 from headwater.outbox.ports import PartitionPosition, RelayBatch
 from headwater.telemetry import logger
+
+if TYPE_CHECKING:
+    from headwater.outbox.pump import Pump
 
 _log = logger("outbox")
 
@@ -29,15 +33,20 @@ class Ledger:
     """Up to where *every* event is acknowledged."""
 
     def __init__(self, start: Checkpoint) -> None:
-        self.relayed_through = start
+        self.relayed_through = self.routed_through = start
         self._open: deque[SliceMark] = deque()
         self._is_held = False
 
     def open(self, end: Checkpoint) -> SliceMark:
-        """A slice begins its way; settle it once when it is routed, and once for each batch added to `pending`."""
+        """A slice begins its way; settle it once when it is routed, and once for each batch added to `pending`.
+
+        One that was on its way before, because the log is read again for another shard's sake, counts for nothing.
+        """
         mark = SliceMark(end)
-        if not self._is_held:
-            self._open.append(mark)
+        if (end.epoch, end.global_position) > (self.routed_through.epoch, self.routed_through.global_position):
+            self.routed_through = end
+            if not self._is_held:
+                self._open.append(mark)
         return mark
 
     def settle(self, mark: SliceMark) -> None:
@@ -57,7 +66,8 @@ class Load:
     """A batch with what it means for the log."""
 
     batch: RelayBatch
-    mark: SliceMark
+    marks: list[SliceMark]
+    """The slices its records come from."""
     last: LogPosition
     byte_count: int = 0
 
@@ -69,32 +79,49 @@ class Lane:
     partition: Partition
     tail: LogPosition
     """The last position that is in the partition or on its way there."""
+    pump: Pump = field(kw_only=True)
+    """Of the partition's shard."""
     single_until: LogPosition | None = None
     """One record a batch up to here: a larger batch was refused, and the record at fault must show itself."""
     is_stopped: bool = False
     is_sending: bool = False
     waiting: deque[Load] = field(default_factory=deque[Load])
     open_load: Load | None = None
+    tail_text: bytes = b""
+    """The tail as the next record names it."""
 
-    def add(self, record: Record, position: LogPosition, mark: SliceMark, new_batch: Callable[[], RelayBatch]) -> None:
-        """Put a record behind all others; the slice's mark gains a batch for each one begun."""
+    def __post_init__(self) -> None:
+        self.tail_text = position_text(self.tail)
+
+    def add(self, record: Record, position: LogPosition, text: bytes, mark: SliceMark, new_batch: Callable[[], RelayBatch]) -> None:
+        """Put a record behind all others; the slice's mark gains each batch that has some of its records."""
         load = self.open_load
-        if load is None or load.mark is not mark or not load.batch.append(record):
+        if load is None or not load.batch.append(record):
             self.close()
-            load = self.open_load = Load(new_batch(), mark, position)
+            load = self.open_load = Load(new_batch(), [mark], position)
             mark.pending += 1
             taken = load.batch.append(record)
             assert taken, "an empty batch takes any record"
+        elif load.marks[-1] is not mark:
+            load.marks.append(mark)
+            mark.pending += 1
         load.last = self.tail = position
+        self.tail_text = text
         load.byte_count += len(record[1])
         if self.single_until is not None and position <= self.single_until:
             self.close()
 
     def close(self) -> None:
-        """What was added is ready to go."""
+        """Nothing more is added to the batch at hand."""
         if self.open_load is not None:
             self.waiting.append(self.open_load)
             self.open_load = None
+
+    def take(self) -> Load | None:
+        """The next batch to send; what is added from now on goes into another. A batch grows for as long as the one before it is on its way."""
+        if not self.waiting:
+            self.close()
+        return self.waiting.popleft() if self.waiting else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-SLICE_EVENTS_MAX: Final = 2_000
+from headwater.coordination import LEASE_SECONDS
+
+SLICE_EVENTS_MAX: Final = 1_000
 """Events read from the log at once."""
+ROUTED_AT_ONCE: Final = 200
+"""So many events are encoded in one go, some two milliseconds; then the loop sees to the sockets."""
 SLICE_EVENTS_FIRST: Final = 250
 """The first slice; later ones grow while their events are small, so that 2,000 events of 1 MiB never meet in memory."""
 SLICE_BYTES_TARGET: Final = 4 * 1024 * 1024
@@ -18,16 +22,8 @@ POLL_SECONDS_MAX: Final = 0.1
 """An idle relay looks at the log again after 2 ms, then twice as late each time, up to 100 ms."""
 CHECKPOINT_SECONDS: Final = 1.0
 """How often progress is saved; what a crash forgets is found again in the partitions' tails."""
-LEASE_SECONDS: Final = 6.0
-"""A relay that is gone is replaced after this."""
-LEASE_RENEWALS: Final = 3
-"""How often a lease is renewed in its time."""
-LEASE_POLL_SECONDS: Final = 0.5
-"""How often a relay without the lease asks for it."""
 DRAIN_SECONDS_MAX: Final = 5.0
 """How long a relay that is told to stop waits for what is on its way."""
-RELEASE_SECONDS_MAX: Final = 2.0
-"""How long giving the lease back may take; it runs out by itself otherwise."""
 BACK_OFF_SECONDS_MIN: Final = 0.1
 BACK_OFF_SECONDS_MAX: Final = 5.0
 """After a failure: a random wait up to twice the last one, between these."""

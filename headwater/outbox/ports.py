@@ -8,17 +8,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
+from headwater.coordination import Lease, Leases
 from headwater.eventstore import Checkpoint, LogIdentity, LogSlice
 from headwater.kafka import OffsetRange, Partition, Record, Scan
 from headwater.messages import LogPosition
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to relay a shard, until somebody takes a later term."""
-
-    shard: str
-    term: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +24,22 @@ class PartitionPosition:
 
 @dataclass(frozen=True, slots=True)
 class RelayProgress:
-    """What the relay remembers of a shard."""
+    """What relays remember of a shard, and of all partitions."""
 
     relayed_through: Checkpoint = field(default_factory=Checkpoint)
     """Every event at or below is acknowledged in Kafka."""
     positions: Mapping[Partition, PartitionPosition] = field(default_factory=dict[Partition, PartitionPosition])
     topics: Mapping[str, int] = field(default_factory=dict[str, int])
     """The number of partitions each topic had when it was first relayed to."""
+    predecessor: str | None = None
+    """The shard of an earlier division whose relay must be fenced off this one's partitions, too."""
 
 
 class RelaySource(Protocol):
     """The log; every `EventStore` is one."""
 
-    async def read_log(self, *, after: int, limit: int = ...) -> LogSlice:
-        """The next events after a position, up to the horizon."""
+    async def read_log(self, *, after: int, limit: int = ..., horizon: int | None = ...) -> LogSlice:
+        """The next events after a position, up to the horizon: today's, or one that was read before."""
         ...
 
     async def identity(self) -> LogIdentity:
@@ -57,18 +52,11 @@ class RelaySource(Protocol):
 
 
 class RelayPositions(Protocol):
-    """Leases and progress, in the database of the log."""
+    """Progress in the database of the log, and the leases that fence it."""
 
-    async def acquire(self, shard: str, holder: UUID, seconds: float) -> Lease | None:
-        """The lease, or None while another holds it."""
-        ...
-
-    async def renew(self, lease: Lease, seconds: float) -> bool:
-        """Keep it for that much longer; False when another took it."""
-        ...
-
-    async def release(self, lease: Lease) -> None:
-        """Let the next one have it at once."""
+    @property
+    def leases(self) -> Leases:
+        """Where the leases are that `save` checks."""
         ...
 
     async def load(self, shard: str) -> RelayProgress:
@@ -79,8 +67,8 @@ class RelayPositions(Protocol):
         """Remember topics at their first use."""
         ...
 
-    async def save(self, lease: Lease, relayed_through: Checkpoint, moved: Mapping[Partition, PartitionPosition]) -> None:
-        """Save the checkpoint and the partitions that moved, together.
+    async def save(self, shard: str, lease: Lease, relayed_through: Checkpoint, moved: Mapping[Partition, PartitionPosition]) -> None:
+        """Save the checkpoint and the partitions that moved, together; from then on no predecessor need be fenced.
 
         Raises:
             RelayFenced: another took the lease; nothing was saved.

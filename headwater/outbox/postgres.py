@@ -1,22 +1,19 @@
-"""Leases and progress of relays in PostgreSQL."""
+"""Progress of relays in PostgreSQL."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final
-from uuid import UUID
 
+from headwater.coordination import Lease, Leases, PostgresLeases
 from headwater.errors import RelayFenced
 from headwater.eventstore import Checkpoint
 from headwater.kafka import Partition
 from headwater.messages import LogPosition
-from headwater.outbox.ports import Lease, PartitionPosition, RelayProgress
+from headwater.outbox.ports import PartitionPosition, RelayProgress
 from headwater.postgres import Database, sql_file
 
 _PACKAGE: Final = "headwater.outbox"
-_ACQUIRE_LEASE = sql_file(_PACKAGE, "acquire_lease")
-_RENEW_LEASE = sql_file(_PACKAGE, "renew_lease")
-_RELEASE_LEASE = sql_file(_PACKAGE, "release_lease")
 _READ_CHECKPOINT = sql_file(_PACKAGE, "read_checkpoint")
 _LIST_POSITIONS = sql_file(_PACKAGE, "list_positions")
 _LIST_TOPICS = sql_file(_PACKAGE, "list_topics")
@@ -28,23 +25,12 @@ class PostgresRelayPositions:
     """`RelayPositions` over a `Database` that somebody else opens and closes."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self._database, self._leases = database, PostgresLeases(database)
 
-    async def acquire(self, shard: str, holder: UUID, seconds: float) -> Lease | None:
-        """The lease, or None while another holds it."""
-        async with self._database.connection() as connection:
-            term: int | None = await connection.fetchval(_ACQUIRE_LEASE, shard, holder, seconds)
-        return None if term is None else Lease(shard, term)
-
-    async def renew(self, lease: Lease, seconds: float) -> bool:
-        """Keep it for that much longer; False when another took it."""
-        async with self._database.connection() as connection:
-            return await connection.fetchval(_RENEW_LEASE, lease.shard, lease.term, seconds) is not None
-
-    async def release(self, lease: Lease) -> None:
-        """Let the next one have it at once."""
-        async with self._database.connection() as connection:
-            await connection.execute(_RELEASE_LEASE, lease.shard, lease.term)
+    @property
+    def leases(self) -> Leases:
+        """In the same database."""
+        return self._leases
 
     async def load(self, shard: str) -> RelayProgress:
         """What was saved last."""
@@ -53,7 +39,7 @@ class PostgresRelayPositions:
             positions = await connection.fetch(_LIST_POSITIONS)
             topics = await connection.fetch(_LIST_TOPICS)
         return RelayProgress(
-            relayed_through=Checkpoint(*checkpoint) if checkpoint is not None else Checkpoint(),
+            relayed_through=Checkpoint(*tuple(checkpoint)[:3]) if checkpoint is not None else Checkpoint(),
             positions={
                 Partition(row["topic"], row["partition_number"]): PartitionPosition(
                     LogPosition(row["epoch"], row["global_position"]), row["kafka_offset"]
@@ -61,6 +47,7 @@ class PostgresRelayPositions:
                 for row in positions
             },
             topics={row["topic"]: row["partition_count"] for row in topics},
+            predecessor=checkpoint["predecessor"] if checkpoint is not None else None,
         )
 
     async def record_topics(self, partition_counts: Mapping[str, int]) -> None:
@@ -68,12 +55,13 @@ class PostgresRelayPositions:
         async with self._database.connection() as connection:
             await connection.execute(_RECORD_TOPICS, list(partition_counts), list(partition_counts.values()))
 
-    async def save(self, lease: Lease, relayed_through: Checkpoint, moved: Mapping[Partition, PartitionPosition]) -> None:
+    async def save(self, shard: str, lease: Lease, relayed_through: Checkpoint, moved: Mapping[Partition, PartitionPosition]) -> None:
         """Save the checkpoint and the partitions that moved, together; see `RelayPositions.save`."""
         async with self._database.connection() as connection:
             term = await connection.fetchval(
                 _SAVE_PROGRESS,
-                lease.shard,
+                shard,
+                lease.name,
                 lease.term,
                 [partition.topic for partition in moved],
                 [partition.number for partition in moved],
@@ -85,4 +73,4 @@ class PostgresRelayPositions:
                 relayed_through.event_id,
             )
         if term is None:
-            raise RelayFenced(f"another relay took the lease of shard {lease.shard!r} (term {lease.term} is over)")
+            raise RelayFenced(f"another relay took shard {shard} (term {lease.term} is over)")

@@ -1,25 +1,26 @@
-"""From the log into the partitions: read, route, send, remember; until there is a reason to begin a new session."""
+"""One shard's work, from the fence to the first reason to raise another: take events, send them, remember what was acknowledged."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol
 
 from headwater.clock import Clock
+from headwater.coordination import Holding
 from headwater.errors import HeadwaterError, RecordRefused, RelayFenced
-from headwater.eventstore import Checkpoint, LogIdentity, LogSlice
-from headwater.kafka import Envelope, Partition, ValueEncoder, encode_envelope, event_topic, partition_of, topic_of
-from headwater.messages import LogPosition, RecordedEvent, category_of
+from headwater.eventstore import Checkpoint, LogIdentity
+from headwater.kafka import Partition, RecordEncoder, ValueEncoder, position_text
+from headwater.messages import LogPosition, RecordedEvent
 from headwater.metrics import NO_METRICS, RELAY_EVENTS, Metrics
 from headwater.outbox.doorbell import Doorbell
 from headwater.outbox.lanes import Lane, Ledger, SliceMark, StopList, acknowledged
-from headwater.outbox.options import POLL_SECONDS_MIN, SLICE_BYTES_TARGET, SLICE_EVENTS_FIRST, UNACKNOWLEDGED_BYTES_MAX, RelayOptions
-from headwater.outbox.ports import FencedWriter, Lease, PartitionPosition, RelayBroker, RelayPositions, RelaySource
+from headwater.outbox.options import RelayOptions
+from headwater.outbox.ports import FencedWriter, PartitionPosition, RelayBroker, RelayPositions, RelaySource
+from headwater.randomness import Randomness
 from headwater.telemetry import logger
 
-_STREAMS_CACHED_MAX: Final = 65_536
 _log = logger("outbox")
 
 
@@ -31,8 +32,8 @@ class RelayParts:
     broker: RelayBroker
     positions: RelayPositions
     clock: Clock
+    randomness: Randomness
     doorbell: Doorbell
-    stops: StopList
     options: RelayOptions
     event_source: str
     """The CloudEvents source of every record."""
@@ -40,160 +41,188 @@ class RelayParts:
     metrics: Metrics = NO_METRICS
 
 
-class LogReader:
-    """Reads the log slice by slice, each as large as the last one's bytes allow."""
+class PumpFeeds(Protocol):
+    """What gives pumps their events."""
 
-    def __init__(self, source: RelaySource, identity: LogIdentity, after: int, events_max: int) -> None:
-        self._source, self._identity = source, identity
-        self._after, self._limit, self._limit_max = after, min(SLICE_EVENTS_FIRST, events_max), events_max
+    def attach(self, pump: Pump) -> None:
+        """Feed it from where it stands."""
+        ...
 
-    async def read(self) -> LogSlice | None:
-        """The next slice; None when the log's server changed meanwhile, so that nothing of it may be trusted."""
-        found = await self._source.read_log(after=self._after, limit=self._limit)
-        if not found.events:
-            return found
-        # Asked after the read: if the log is the same now, it was the same then.
-        if await self._source.identity() != self._identity:
-            return None
-        self._after = found.events[-1].global_position
-        byte_count = sum(len(event.data) for event in found.events)
-        if byte_count > SLICE_BYTES_TARGET:
-            self._limit = max(1, self._limit * SLICE_BYTES_TARGET // byte_count)
-        elif len(found.events) == self._limit:
-            self._limit = min(self._limit * 2, self._limit_max)
-        return found
+    def detach(self, pump: Pump) -> None:
+        """Feed it no more."""
+        ...
 
 
 class Pump:
-    """One session's work, between the fence and the first reason to raise another."""
+    """One shard's session between the fence and its end."""
 
     def __init__(
-        self, parts: RelayParts, lease: Lease, identity: LogIdentity, writer: FencedWriter, lanes: Mapping[Partition, Lane], ledger: Ledger
+        self,
+        parts: RelayParts,
+        holding: Holding,
+        identity: LogIdentity,
+        writer: FencedWriter | None,
+        stops: StopList,
+        partition_counts: Mapping[str, int],
+        start: Checkpoint,
     ) -> None:
-        self._parts, self._lease, self._identity, self._writer = parts, lease, identity, writer
-        self._lanes, self._ledger = lanes, ledger
-        self._partition_counts: dict[str, int] = {}
-        for partition in lanes:
-            self._partition_counts[partition.topic] = self._partition_counts.get(partition.topic, 0) + 1
-        self._lane_of_stream: dict[str, Lane] = {}
+        """Put it together; `add_lane` follows for each partition.
+
+        Args:
+            writer: None for a shard without partitions, which only keeps its checkpoint.
+            partition_counts: of all topics that were looked at when the shard was fenced, also where this shard has none of them.
+        """
+        self._parts, self._holding, self.identity, self._writer, self._stops = parts, holding, identity, writer, stops
+        self.partition_counts: Final = partition_counts
+        self._records = RecordEncoder(identity.log_id, source=parts.event_source)
+        self.lanes: dict[Partition, Lane] = {}
+        self._ledger = Ledger(start)
+        self._mark: SliceMark | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failures: list[BaseException] = []
+        self._over = asyncio.Event()
         self._moved: dict[Partition, PartitionPosition] = {}
-        self._saved_through = ledger.relayed_through
-        self._unacknowledged_bytes = 0
+        self._saved_through = start
         self._progress = asyncio.Event()
+        self.feed_progress: asyncio.Event | None = None
+        """Whose feed it is wants to know of progress, too."""
+        self.unacknowledged_bytes = 0
         self.relayed_count = 0
         self.new_topics: set[str] = set()
 
-    async def run(self, stopping: asyncio.Event, until: float) -> None:
-        """Relay until told to stop, until that moment of the clock, or until a topic turns up that is not fenced yet.
+    def add_lane(self, partition: Partition, tail: LogPosition) -> None:
+        """One of the shard's partitions, with the last position it holds."""
+        lane = self.lanes[partition] = Lane(partition, tail, pump=self)
+        self._stops.prepare(lane)
+
+    @property
+    def relayed_through(self) -> Checkpoint:
+        """Everything of the shard up to here is acknowledged."""
+        return self._ledger.relayed_through
+
+    @property
+    def routed_through(self) -> Checkpoint:
+        """Everything of the shard up to here is acknowledged, or on its way."""
+        return self._ledger.routed_through
+
+    async def run(self, feeds: PumpFeeds, until: float) -> None:
+        """Relay until recalled, until that moment of the clock, until a stopped partition is due, or until the feed meets a topic not fenced yet.
 
         Returns with everything acknowledged and saved.
 
         Raises:
             RelayFenced, BrokerUnavailable, RecordRefused, StorageUnavailable: the session is over; the writer must be abandoned.
         """
+        for helper in (self._save_regularly(), self._end_at(min(until, self._stops.retry_at())), self._end_when_recalled()):
+            self._begin(helper)
         try:
-            async with asyncio.TaskGroup() as group:
-                saver = group.create_task(self._save_regularly())
-                await self._relay(group, stopping, until)
-                await self._wait_until(0)
-                saver.cancel()
-        except BaseExceptionGroup as failures:
-            raise _most_telling(failures) from failures
+            feeds.attach(self)
+            try:
+                await self._over.wait()
+            finally:
+                feeds.detach(self)
+            await self._drain()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._failures:
+            raise _most_telling(self._failures)
         await self._save()
 
-    async def _relay(self, group: asyncio.TaskGroup, stopping: asyncio.Event, until: float) -> None:
-        reader = LogReader(
-            self._parts.source, self._identity, self._ledger.relayed_through.global_position, self._parts.options.slice_events_max
-        )
-        pause = POLL_SECONDS_MIN
-        ahead = group.create_task(reader.read())
-        try:
-            while not stopping.is_set() and self._parts.clock.monotonic() < until:
-                found = await ahead
-                if found is None or self._has_new_topics(found):
-                    return
-                if found.events:
-                    pause = POLL_SECONDS_MIN
-                    ahead = group.create_task(reader.read())
-                    await self._parts.values.prepare({event.type for event in found.events})
-                    self._route(found, group)
-                    await self._wait_until(UNACKNOWLEDGED_BYTES_MAX)
-                else:
-                    was_rung = await self._parts.doorbell.wait(pause)
-                    pause = POLL_SECONDS_MIN if was_rung else min(pause * 2, self._parts.options.poll_seconds_max)
-                    ahead = group.create_task(reader.read())
-        finally:
-            ahead.cancel()
+    def end(self) -> None:
+        """Finish what is on its way, save and return from `run`."""
+        self._over.set()
 
-    def _has_new_topics(self, found: LogSlice) -> bool:
-        self.new_topics = {event_topic(event, self._parts.options.topic_prefix) for event in found.events} - self._partition_counts.keys()
-        return bool(self.new_topics)
+    def fail(self, error: BaseException) -> None:
+        """Raise this from `run`, unless something more telling fails, too."""
+        self._failures.append(error)
+        self._over.set()
+        self._progress.set()
 
-    def _route(self, found: LogSlice, group: asyncio.TaskGroup) -> None:
-        """Give every event to its partition's lane, and set the lanes going."""
-        last = found.events[-1]
-        end = Checkpoint(self._identity.locate(last.global_position).epoch, last.global_position, last.event_id)
-        mark = self._ledger.open(end)
-        touched: dict[Partition, Lane] = {}
-        for event in found.events:
-            lane = self._lane(event.stream_name)
-            position = self._identity.locate(event.global_position)
-            if position > lane.tail:
-                touched[lane.partition] = lane
-                self._add(lane, event, position, mark)
-        for lane in touched.values():
-            lane.close()
-            if lane.waiting and not lane.is_sending:
-                lane.is_sending = True
-                group.create_task(self._send(lane))
-        self._ledger.settle(mark)
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
 
-    def _lane(self, stream_name: str) -> Lane:
-        lane = self._lane_of_stream.get(stream_name)
-        if lane is None:
-            topic = topic_of(category_of(stream_name), self._parts.options.topic_prefix)
-            lane = self._lanes[Partition(topic, partition_of(stream_name.encode(), self._partition_counts[topic]))]
-            if len(self._lane_of_stream) >= _STREAMS_CACHED_MAX:
-                self._lane_of_stream.clear()
-            self._lane_of_stream[stream_name] = lane
-        return lane
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(error)
 
-    def _add(self, lane: Lane, event: RecordedEvent, position: LogPosition, mark: SliceMark) -> None:
+    # -- the feed's side ----------------------------------------------------------------------------------------------
+
+    def open_slice(self, end: Checkpoint) -> None:
+        """A slice of the log begins, which ends there."""
+        self._mark = self._ledger.open(end)
+
+    def add(self, lane: Lane, event: RecordedEvent, position: LogPosition) -> None:
+        """The next event of one of the shard's partitions."""
+        assert self._mark is not None and self._writer is not None, "inside a slice, to a shard that has partitions"
         if not lane.is_stopped:
-            envelope = Envelope(event=event, log_id=self._identity.log_id, position=position, previous=lane.tail)
+            text = position_text(position)
             try:
-                record = encode_envelope(envelope, source=self._parts.event_source, encoded=self._parts.values.encode(event))
+                record = self._records.encode(event, self._parts.values.encode(event), text, lane.tail_text)
             except (ValueError, TypeError) as error:
                 lane.is_stopped = True
-                self._parts.stops.stop(lane.partition, position, f"{event.type} ({event.event_id}) cannot be encoded: {error}")
+                self._stops.stop(lane.partition, position, f"{event.type} ({event.event_id}) cannot be encoded: {error}")
+                self._begin(self._end_at(self._stops.retry_at()))
             else:
-                lane.add(record, position, mark, self._writer.new_batch)
-                self._unacknowledged_bytes += len(record[1])
+                lane.add(record, position, text, self._mark, self._writer.new_batch)
+                self.unacknowledged_bytes += len(record[1])
                 return
-        self._ledger.hold(mark)
+        self._ledger.hold(self._mark)
+
+    def set_going(self, lane: Lane) -> None:
+        """There is something in the lane to send."""
+        if not lane.is_sending:
+            lane.is_sending = True
+            self._begin(self._send(lane))
+
+    def close_slice(self) -> None:
+        """The slice is routed."""
+        assert self._mark is not None, "inside a slice"
+        self._ledger.settle(self._mark)
+        self._mark = None
+
+    # -- Kafka's side -------------------------------------------------------------------------------------------------
 
     async def _send(self, lane: Lane) -> None:
         """Send the lane's batches, each after the one before is acknowledged."""
-        while lane.waiting:
-            load = lane.waiting.popleft()
+        assert self._writer is not None, "a shard with partitions has a writer"
+        while (load := lane.take()) is not None:
             try:
                 first_offset = await self._writer.send(lane.partition, load.batch)
             except RecordRefused as error:
-                self._parts.stops.refused(lane.partition, load, str(error))
+                self._stops.refused(lane.partition, load, str(error))
                 raise
             self._moved[lane.partition] = acknowledged(load, first_offset)
-            self._ledger.settle(load.mark)
-            self._unacknowledged_bytes -= load.byte_count
+            for mark in load.marks:
+                self._ledger.settle(mark)
+            self.unacknowledged_bytes -= load.byte_count
             self.relayed_count += load.batch.record_count
             self._parts.metrics.add(RELAY_EVENTS, load.batch.record_count)
             self._progress.set()
+            if self.feed_progress is not None:
+                self.feed_progress.set()
             _log.debug("events_relayed", partition=str(lane.partition), position=str(load.last), event_count=load.batch.record_count)
         lane.is_sending = False
 
-    async def _wait_until(self, unacknowledged_bytes_max: int) -> None:
-        while self._unacknowledged_bytes > unacknowledged_bytes_max:
+    async def _drain(self) -> None:
+        while self.unacknowledged_bytes and not self._failures:
             self._progress.clear()
             await self._progress.wait()
+
+    async def _end_at(self, until: float) -> None:
+        while (left := until - self._parts.clock.monotonic()) > 0:
+            await self._parts.clock.sleep(left)
+        self.end()
+
+    async def _end_when_recalled(self) -> None:
+        await self._holding.recalled.wait()
+        self.end()
+
+    # -- PostgreSQL's side --------------------------------------------------------------------------------------------
 
     async def _save_regularly(self) -> None:
         while True:
@@ -204,7 +233,7 @@ class Pump:
         through, moved = self._ledger.relayed_through, dict(self._moved)
         if not moved and through == self._saved_through:
             return
-        await self._parts.positions.save(self._lease, through, moved)
+        await self._parts.positions.save(self._holding.item, self._holding.lease, through, moved)
         self._saved_through = through
         # Only now, and only what did not move on meanwhile: a save that was cut off is done again whole.
         for partition, kept in moved.items():
@@ -212,18 +241,10 @@ class Pump:
                 del self._moved[partition]
 
 
-def _most_telling(failures: BaseExceptionGroup[Any]) -> BaseException:
+def _most_telling(failures: Sequence[BaseException]) -> BaseException:
     """One error for several lanes' failures: being fenced explains the rest, a refusal comes before what it made fail."""
-    leaves = list(_leaves(failures))
     for kind in (RelayFenced, RecordRefused):
-        for leaf in leaves:
-            if isinstance(leaf, kind):
-                return leaf
-    return next((leaf for leaf in leaves if not isinstance(leaf, HeadwaterError)), leaves[0])
-
-
-def _leaves(failures: BaseExceptionGroup[Any]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for failure in cast("tuple[BaseException, ...]", failures.exceptions):
-        found += _leaves(cast("BaseExceptionGroup[BaseException]", failure)) if isinstance(failure, BaseExceptionGroup) else [failure]
-    return found
+        for failure in failures:
+            if isinstance(failure, kind):
+                return failure
+    return next((failure for failure in failures if not isinstance(failure, HeadwaterError)), failures[0])

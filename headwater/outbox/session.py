@@ -1,76 +1,98 @@
-"""One fenced life of the relay: topics, fence, tails, and then the pump."""
+"""Taking a shard: topics, fence, tails; and then its pump."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 
-from headwater.errors import RelayStopped
+from headwater.coordination import Holding
+from headwater.errors import RelayFenced, RelayStopped
 from headwater.eventstore import Checkpoint, LogIdentity
-from headwater.kafka import Partition, event_topic
-from headwater.outbox.lanes import Lane, Ledger
-from headwater.outbox.options import POLL_SECONDS_MIN
-from headwater.outbox.ports import Lease, PartitionPosition, RelayProgress
+from headwater.kafka import Partition
+from headwater.outbox.lanes import StopList
+from headwater.outbox.options import BACK_OFF_SECONDS_MIN
+from headwater.outbox.ports import FencedWriter, PartitionPosition, RelayProgress
 from headwater.outbox.pump import Pump, RelayParts
+from headwater.outbox.shards import shard_of, transactional_id
 from headwater.outbox.tails import Tail, find_tails
+from headwater.outbox.topics import TopicDesk
 from headwater.telemetry import logger
 
 _log = logger("outbox")
 
 
-class RelaySession:
-    """From the lease to the first reason to start over."""
+class ShardOpening:
+    """From the lease of a shard to a pump that may run."""
 
-    def __init__(self, parts: RelayParts, lease: Lease) -> None:
-        self._parts, self._lease = parts, lease
+    def __init__(self, parts: RelayParts, topics: TopicDesk, holding: Holding, stops: StopList, *, one_by_one: asyncio.Lock) -> None:
+        """Put it together.
 
-    async def run(self, stopping: asyncio.Event, extra_topics: set[str]) -> set[str]:
-        """Fence, look, and relay; return the topics that turned up and must be fenced, too, in the next session.
+        Args:
+            one_by_one: among the shards of this process, for what all do under the same transactional id.
+        """
+        self._parts, self._topics, self._holding, self._stops, self._one_by_one = parts, topics, holding, stops, one_by_one
+        self._shard = holding.item
 
+    @asynccontextmanager
+    async def opened(self, extra_topics: set[str]) -> AsyncGenerator[Pump]:
+        """Fence whoever relayed the shard before, look how far it got, and be ready to go on from there.
+
+        Args:
+            extra_topics: to be fenced beside those that were ever relayed to.
         Raises:
             LogDiverged: the log lost events that are in Kafka already; consumers have seen what never was.
             RelayStopped: a topic has another number of partitions than it had.
-            RelayFenced, BrokerUnavailable, RecordRefused, StorageUnavailable: start over.
+            RelayFenced, BrokerUnavailable, StorageUnavailable: start over.
         """
-        parts = self._parts
-        started_at = parts.clock.monotonic()
+        parts, shard, term = self._parts, self._shard, self._holding.lease.term
         identity = await parts.source.identity()
-        progress = await parts.positions.load(self._lease.shard)
+        progress = await parts.positions.load(shard)
         await parts.source.verify_checkpoint(progress.relayed_through)
-        topics = set(progress.topics) | extra_topics or await self._first_topics(stopping)
-        if not topics:
-            return set()
-        partitions = await self._partitions(topics, progress)
-        writer = await parts.broker.fence(transactional_id(identity, self._lease.shard), partitions)
+        counts = await self._partition_counts(set(progress.topics) | extra_topics, progress)
+        partitions = [partition for partition in _partitions(counts) if shard_of(partition) == shard]
+        if progress.predecessor is not None:
+            await self._fence_predecessor(identity, progress.predecessor, partitions)
+        writer = await parts.broker.fence(transactional_id(identity, shard), partitions) if partitions else None
         try:
-            _log.info("relay_fenced", shard=self._lease.shard, term=self._lease.term, partition_count=len(partitions))
-            tails = await self._tails(identity, progress, partitions)
-            start = await self._begin(progress, tails)
-            lanes = {partition: Lane(partition, tail.position) for partition, tail in tails.items()}
-            for lane in lanes.values():
-                parts.stops.prepare(lane)
-            pump = Pump(parts, self._lease, identity, writer, lanes, Ledger(start))
-            _log.info(
-                "relay_started", shard=self._lease.shard, term=self._lease.term, log_id=str(identity.log_id), after=start.global_position
-            )
-            await pump.run(stopping, min(started_at + parts.options.fence_age_seconds_max, parts.stops.retry_at()))
-            return pump.new_topics
+            _log.info("relay_fenced", shard=shard, term=term, partition_count=len(partitions))
+            pump = await self._look(identity, progress, partitions, writer, counts)
+            _log.info("relay_started", shard=shard, term=term, log_id=str(identity.log_id), after=pump.routed_through.global_position)
+            yield pump
         finally:
-            await writer.abandon()
+            if writer is not None:
+                await writer.abandon()
 
-    async def _first_topics(self, stopping: asyncio.Event) -> set[str]:
-        """Wait for the first events of a log that was never relayed."""
-        pause = POLL_SECONDS_MIN
-        while not stopping.is_set():
-            found = await self._parts.source.read_log(after=0)
-            if found.events:
-                return {event_topic(event, self._parts.options.topic_prefix) for event in found.events}
-            await self._parts.doorbell.wait(pause)
-            pause = min(pause * 2, self._parts.options.poll_seconds_max)
-        return set()
+    async def _look(
+        self,
+        identity: LogIdentity,
+        progress: RelayProgress,
+        partitions: list[Partition],
+        writer: FencedWriter | None,
+        counts: Mapping[str, int],
+    ) -> Pump:
+        tails: Mapping[Partition, Tail] = await self._tails(identity, progress, partitions) if partitions else dict[Partition, Tail]()
+        start = await self._begin(progress, tails)
+        pump = Pump(self._parts, self._holding, identity, writer, self._stops, counts, start)
+        for partition, tail in tails.items():
+            pump.add_lane(partition, tail.position)
+        return pump
 
-    async def _partitions(self, topics: set[str], progress: RelayProgress) -> list[Partition]:
-        counts = await self._parts.broker.ensure_topics(topics)
+    async def _fence_predecessor(self, identity: LogIdentity, predecessor: str, partitions: list[Partition]) -> None:
+        """Shut the relay of a shard of an earlier division out of these partitions; relays of other shards may do the same right now."""
+        async with self._one_by_one:
+            while partitions:
+                try:
+                    writer = await self._parts.broker.fence(transactional_id(identity, predecessor), partitions)
+                except RelayFenced:
+                    await self._parts.clock.sleep(self._parts.randomness.uniform(0.5, 1.5) * BACK_OFF_SECONDS_MIN)
+                else:
+                    await writer.abandon()
+                    break
+        _log.info("relay_before_fenced", shard=self._shard, predecessor=predecessor, partition_count=len(partitions))
+
+    async def _partition_counts(self, topics: set[str], progress: RelayProgress) -> Mapping[str, int]:
+        counts = await self._topics.ensure(topics)
         for topic, count in counts.items():
             if (was := progress.topics.get(topic, count)) != count:
                 raise RelayStopped(
@@ -79,7 +101,7 @@ class RelaySession:
                 )
         if new := {topic: count for topic, count in counts.items() if topic not in progress.topics}:
             await self._parts.positions.record_topics(new)
-        return [Partition(topic, number) for topic, count in sorted(counts.items()) for number in range(count)]
+        return counts
 
     async def _tails(self, identity: LogIdentity, progress: RelayProgress, partitions: list[Partition]) -> Mapping[Partition, Tail]:
         async with self._parts.broker.open_reader() as reader:
@@ -95,14 +117,15 @@ class RelaySession:
         """Where to read the log from: the checkpoint, or further back where Kafka lost records."""
         rewound = {partition: tail for partition, tail in tails.items() if tail.is_rewound}
         if not rewound:
+            if progress.predecessor is not None:
+                await self._parts.positions.save(self._shard, self._holding.lease, progress.relayed_through, {})
             return progress.relayed_through
         start = min([progress.relayed_through, *(tail.checkpoint for tail in rewound.values())], key=lambda c: (c.epoch, c.global_position))
         # Saved before anything is sent: a crash in the middle must not leave a checkpoint above what is missing.
         moved = {partition: PartitionPosition(tail.position, tail.offset) for partition, tail in rewound.items()}
-        await self._parts.positions.save(self._lease, start, moved)
+        await self._parts.positions.save(self._shard, self._holding.lease, start, moved)
         return start
 
 
-def transactional_id(identity: LogIdentity, shard: str) -> str:
-    """The id under which Kafka fences the relays of a shard of this log."""
-    return f"headwater-relay-{identity.log_id}-{shard}"
+def _partitions(counts: Mapping[str, int]) -> list[Partition]:
+    return [Partition(topic, number) for topic, count in sorted(counts.items()) for number in range(count)]

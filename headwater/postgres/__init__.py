@@ -10,6 +10,7 @@ outermost object opens one.
 
 from headwater.postgres.addresses import check_address
 from headwater.postgres.connections import (
+    CONNECTIONS_MAX,
     CallerConnection,
     Database,
     Pooling,
@@ -30,6 +31,7 @@ from headwater.postgres.sessions import Connection
 from headwater.postgres.statements import DEFAULT_SCHEMA, check_schema, for_schema, log_schema, sql_file, topic_prefix
 
 __all__ = [
+    "CONNECTIONS_MAX",
     "DEFAULT_SCHEMA",
     "CallerConnection",
     "Connection",

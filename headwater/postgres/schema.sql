@@ -278,6 +278,23 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION headwater.cancel_scheduled(message_id uuid) RETURNS text
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    DELETE FROM headwater.scheduled_messages AS m WHERE m.message_id = cancel_scheduled.message_id;
+    IF FOUND THEN
+        RETURN 'cancelled';
+    END IF;
+    -- A statement of its own: it sees what was committed while the first one waited.
+    IF EXISTS (SELECT FROM headwater.all_events AS e WHERE e.event_id = cancel_scheduled.message_id) THEN
+        RETURN 'delivered';
+    END IF;
+    RETURN 'not there';
+END
+$$;
+
 CREATE FUNCTION headwater.check_event(type text, data jsonb, metadata jsonb, event_id uuid) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE
     AS $_$
@@ -678,6 +695,54 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION headwater.schedule_event(stream_name text, type text, data jsonb, metadata jsonb, message_id uuid, due_at timestamp with time zone, after_seconds double precision DEFAULT NULL::double precision, tags text[] DEFAULT '{}'::text[]) RETURNS timestamp with time zone
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    kept_due_at timestamptz;
+BEGIN
+    PERFORM headwater.check_event(schedule_event.type, schedule_event.data, schedule_event.metadata, schedule_event.message_id);
+    IF headwater.is_stream_name(schedule_event.stream_name) IS NOT TRUE THEN
+        RAISE EXCEPTION 'a message for later needs the name of a stream, ''category-id'', this one is %', quote_nullable(left(schedule_event.stream_name, 60))
+            USING ERRCODE = 'HW003';
+    ELSIF num_nulls(schedule_event.due_at, after_seconds) <> 1 THEN
+        RAISE EXCEPTION 'a message for later needs either the moment at which it is due or the seconds until then' USING ERRCODE = 'HW003';
+    ELSIF after_seconds NOT BETWEEN 0 AND 315360000
+        OR schedule_event.due_at > clock_timestamp() + interval '3650 days' OR schedule_event.due_at = '-infinity'
+    THEN
+        RAISE EXCEPTION 'a message may be due at most 3650 days from now, this one is due %', coalesce(schedule_event.due_at::text, after_seconds || ' seconds from now')
+            USING ERRCODE = 'HW003';
+    END IF;
+    -- What was acknowledged is durable, as an append is.
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'local', true);
+    END IF;
+    IF EXISTS (SELECT FROM headwater.all_events AS e WHERE e.event_id = schedule_event.message_id AND e.type = schedule_event.type) THEN
+        RETURN coalesce(schedule_event.due_at, clock_timestamp());
+    END IF;
+    INSERT INTO headwater.scheduled_messages AS m (message_id, due_at, stream_name, type, data, metadata, tags)
+    VALUES (schedule_event.message_id, coalesce(schedule_event.due_at, clock_timestamp() + make_interval(secs => after_seconds)),
+            schedule_event.stream_name, schedule_event.type, schedule_event.data, schedule_event.metadata, coalesce(schedule_event.tags, '{}'))
+        ON CONFLICT ON CONSTRAINT scheduled_messages_pkey DO NOTHING
+    RETURNING m.due_at INTO kept_due_at;
+    IF kept_due_at IS NULL THEN
+        SELECT m.due_at
+          INTO kept_due_at
+          FROM headwater.scheduled_messages AS m
+         WHERE m.message_id = schedule_event.message_id
+           AND m.stream_name = schedule_event.stream_name
+           AND m.type = schedule_event.type
+           AND m.data = schedule_event.data;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'the message id % is another message''s; give each its own', schedule_event.message_id
+                USING ERRCODE = 'HW002', DETAIL = json_build_object('event_id', schedule_event.message_id);
+        END IF;
+    END IF;
+    RETURN kept_due_at;
+END
+$$;
+
 CREATE FUNCTION headwater.scope_of(kind text, value text) RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$ SELECT hashtext(kind || ':' || value) & 1023 $$;
@@ -934,6 +999,19 @@ UNION ALL
     archived.recorded_at
    FROM headwater.archived_events archived;
 
+CREATE TABLE headwater.consumer_lanes (
+    group_name text NOT NULL COLLATE pg_catalog."C",
+    topic text NOT NULL COLLATE pg_catalog."C",
+    partition integer NOT NULL,
+    handler_name text NOT NULL COLLATE pg_catalog."C",
+    lane_count integer NOT NULL,
+    lane integer NOT NULL,
+    epoch bigint NOT NULL,
+    mark bigint DEFAULT '-1'::integer NOT NULL,
+    CONSTRAINT consumer_lanes_lane_range CHECK (((lane >= 0) AND (lane < lane_count)))
+)
+WITH (fillfactor='50');
+
 CREATE TABLE headwater.consumer_positions (
     group_name text NOT NULL COLLATE pg_catalog."C",
     topic text NOT NULL COLLATE pg_catalog."C",
@@ -946,6 +1024,7 @@ CREATE TABLE headwater.consumer_positions (
     last_position text,
     claimed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    last_event_id uuid,
     CONSTRAINT consumer_positions_epoch_positive CHECK ((epoch > 0)),
     CONSTRAINT consumer_positions_last_whole CHECK ((num_nulls(last_offset, last_log_id, last_position) = ANY (ARRAY[0, 3]))),
     CONSTRAINT consumer_positions_next_offset_range CHECK (((next_offset >= 0) AND ((last_offset IS NULL) OR (last_offset < next_offset))))
@@ -1007,6 +1086,15 @@ CREATE SEQUENCE headwater.global_position_seq
     NO MAXVALUE
     CACHE 1;
 
+CREATE TABLE headwater.leases (
+    name text NOT NULL COLLATE pg_catalog."C",
+    holder text,
+    term bigint NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT leases_term_positive CHECK ((term > 0))
+)
+WITH (fillfactor='50');
+
 CREATE TABLE headwater.streams (
     stream_id bigint NOT NULL,
     stream_name text NOT NULL COLLATE pg_catalog."C",
@@ -1028,10 +1116,76 @@ CREATE VIEW headwater.log AS
    FROM (headwater.all_events events
      JOIN headwater.streams USING (stream_id));
 
+CREATE TABLE headwater.log_partitioning (
+    is_only boolean DEFAULT true NOT NULL,
+    partition_count integer NOT NULL,
+    first_used_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT log_partitioning_is_only CHECK (is_only),
+    CONSTRAINT log_partitioning_partition_count_range CHECK (((partition_count >= 1) AND (partition_count <= 1000)))
+);
+
 CREATE TABLE headwater.migrations (
     name text NOT NULL,
     checksum text NOT NULL,
     applied_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+CREATE TABLE headwater.parked_keys (
+    parked_key_id bigint NOT NULL,
+    group_name text NOT NULL COLLATE pg_catalog."C",
+    handler_name text NOT NULL COLLATE pg_catalog."C",
+    topic text NOT NULL COLLATE pg_catalog."C",
+    partition integer NOT NULL,
+    message_key text NOT NULL COLLATE pg_catalog."C",
+    status text DEFAULT 'waiting'::text NOT NULL,
+    due_at timestamp with time zone NOT NULL,
+    attempts integer NOT NULL,
+    retries integer NOT NULL,
+    error_type text,
+    error_message text,
+    traceback text,
+    first_failed_at timestamp with time zone,
+    last_failed_at timestamp with time zone,
+    parked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    request text,
+    requested_at timestamp with time zone,
+    requested_for bigint,
+    CONSTRAINT parked_keys_error_whole CHECK ((num_nulls(error_type, error_message, traceback, first_failed_at, last_failed_at) = ANY (ARRAY[0, 5]))),
+    CONSTRAINT parked_keys_request_known CHECK ((request = ANY (ARRAY['retry'::text, 'skip'::text, 'discard'::text]))),
+    CONSTRAINT parked_keys_request_whole CHECK ((num_nulls(request, requested_at, requested_for) = ANY (ARRAY[0, 3]))),
+    CONSTRAINT parked_keys_status_known CHECK ((status = ANY (ARRAY['waiting'::text, 'stopped'::text])))
+)
+WITH (fillfactor='70');
+
+ALTER TABLE headwater.parked_keys ALTER COLUMN parked_key_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME headwater.parked_keys_parked_key_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE headwater.parked_messages (
+    parked_message_id bigint NOT NULL,
+    parked_key_id bigint NOT NULL,
+    record_offset bigint NOT NULL,
+    event_id uuid NOT NULL,
+    event_type text NOT NULL,
+    version bigint NOT NULL,
+    log_id uuid NOT NULL,
+    log_position text NOT NULL,
+    raw jsonb NOT NULL,
+    parked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+ALTER TABLE headwater.parked_messages ALTER COLUMN parked_message_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME headwater.parked_messages_parked_message_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
 );
 
 CREATE TABLE headwater.projections (
@@ -1061,16 +1215,8 @@ CREATE TABLE headwater.relay_checkpoints (
     global_position bigint NOT NULL,
     event_id uuid,
     updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    predecessor text,
     CONSTRAINT relay_checkpoints_start CHECK (((global_position = 0) = (event_id IS NULL)))
-)
-WITH (fillfactor='50');
-
-CREATE TABLE headwater.relay_leases (
-    shard text NOT NULL,
-    holder uuid NOT NULL,
-    term bigint NOT NULL,
-    expires_at timestamp with time zone NOT NULL,
-    CONSTRAINT relay_leases_term_positive CHECK ((term > 0))
 )
 WITH (fillfactor='50');
 
@@ -1141,6 +1287,48 @@ CREATE TABLE headwater.sagas (
 )
 WITH (fillfactor='50');
 
+CREATE TABLE headwater.scheduled_messages (
+    message_id uuid NOT NULL,
+    number bigint NOT NULL,
+    due_at timestamp with time zone NOT NULL,
+    stream_name text NOT NULL COLLATE pg_catalog."C",
+    type text NOT NULL,
+    data jsonb NOT NULL,
+    metadata jsonb NOT NULL,
+    tags text[] DEFAULT '{}'::text[] NOT NULL,
+    scheduled_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    error text,
+    retry_at timestamp with time zone,
+    CONSTRAINT scheduled_messages_error_known CHECK ((((attempts > 0) = (error IS NOT NULL)) AND ((attempts > 0) = (retry_at IS NOT NULL))))
+);
+
+ALTER TABLE headwater.scheduled_messages ALTER COLUMN number ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME headwater.scheduled_messages_number_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE headwater.schedules (
+    service_name text NOT NULL COLLATE pg_catalog."C",
+    schedule_name text NOT NULL COLLATE pg_catalog."C",
+    cron text NOT NULL,
+    timezone text NOT NULL,
+    next_at timestamp with time zone NOT NULL,
+    last_due_at timestamp with time zone,
+    last_fired_at timestamp with time zone,
+    fired_count bigint DEFAULT 0 NOT NULL,
+    registered_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    error text,
+    retry_at timestamp with time zone,
+    CONSTRAINT schedules_error_known CHECK ((((attempts > 0) = (error IS NOT NULL)) AND ((attempts > 0) = (retry_at IS NOT NULL))))
+)
+WITH (fillfactor='50');
+
 CREATE TABLE headwater.schema_versions (
     subject text NOT NULL COLLATE pg_catalog."C",
     version integer NOT NULL,
@@ -1199,6 +1387,9 @@ ALTER TABLE ONLY headwater.archived_events
 ALTER TABLE ONLY headwater.archived_events
     ADD CONSTRAINT archived_events_stream_id_version_key UNIQUE (stream_id, version);
 
+ALTER TABLE ONLY headwater.consumer_lanes
+    ADD CONSTRAINT consumer_lanes_pkey PRIMARY KEY (group_name, topic, partition, handler_name, lane_count, lane);
+
 ALTER TABLE ONLY headwater.consumer_positions
     ADD CONSTRAINT consumer_positions_pkey PRIMARY KEY (group_name, topic, partition);
 
@@ -1217,20 +1408,32 @@ ALTER TABLE ONLY headwater.events
 ALTER TABLE ONLY headwater.events
     ADD CONSTRAINT events_stream_id_version_key UNIQUE (stream_id, version);
 
+ALTER TABLE ONLY headwater.leases
+    ADD CONSTRAINT leases_pkey PRIMARY KEY (name);
+
 ALTER TABLE ONLY headwater.log_epochs
     ADD CONSTRAINT log_epochs_pkey PRIMARY KEY (epoch);
 
+ALTER TABLE ONLY headwater.log_partitioning
+    ADD CONSTRAINT log_partitioning_pkey PRIMARY KEY (is_only);
+
 ALTER TABLE ONLY headwater.migrations
     ADD CONSTRAINT migrations_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY headwater.parked_keys
+    ADD CONSTRAINT parked_keys_key_once UNIQUE (group_name, topic, partition, message_key, handler_name);
+
+ALTER TABLE ONLY headwater.parked_keys
+    ADD CONSTRAINT parked_keys_pkey PRIMARY KEY (parked_key_id);
+
+ALTER TABLE ONLY headwater.parked_messages
+    ADD CONSTRAINT parked_messages_pkey PRIMARY KEY (parked_message_id);
 
 ALTER TABLE ONLY headwater.projections
     ADD CONSTRAINT projections_pkey PRIMARY KEY (name, role);
 
 ALTER TABLE ONLY headwater.relay_checkpoints
     ADD CONSTRAINT relay_checkpoints_pkey PRIMARY KEY (shard);
-
-ALTER TABLE ONLY headwater.relay_leases
-    ADD CONSTRAINT relay_leases_pkey PRIMARY KEY (shard);
 
 ALTER TABLE ONLY headwater.relay_positions
     ADD CONSTRAINT relay_positions_pkey PRIMARY KEY (topic, partition_number);
@@ -1249,6 +1452,12 @@ ALTER TABLE ONLY headwater.saga_history
 
 ALTER TABLE ONLY headwater.sagas
     ADD CONSTRAINT sagas_pkey PRIMARY KEY (saga_type, saga_key);
+
+ALTER TABLE ONLY headwater.scheduled_messages
+    ADD CONSTRAINT scheduled_messages_pkey PRIMARY KEY (message_id);
+
+ALTER TABLE ONLY headwater.schedules
+    ADD CONSTRAINT schedules_pkey PRIMARY KEY (service_name, schedule_name);
 
 ALTER TABLE ONLY headwater.schema_versions
     ADD CONSTRAINT schema_versions_pkey PRIMARY KEY (subject, version);
@@ -1283,13 +1492,27 @@ CREATE INDEX dead_letters_retrying_idx ON headwater.dead_letters USING btree (gr
 
 CREATE INDEX event_tags_global_position_idx ON headwater.event_tags USING btree (global_position);
 
+CREATE INDEX parked_messages_key_idx ON headwater.parked_messages USING btree (parked_key_id, parked_message_id);
+
 CREATE INDEX saga_deadlines_due_at_idx ON headwater.saga_deadlines USING btree (due_at) WHERE (NOT is_failed);
 
 CREATE INDEX sagas_status_idx ON headwater.sagas USING btree (status, started_at);
 
+CREATE INDEX scheduled_messages_due_at_idx ON headwater.scheduled_messages USING btree (due_at, number);
+
+CREATE INDEX scheduled_messages_retry_at_idx ON headwater.scheduled_messages USING btree (stream_name, retry_at) WHERE (retry_at IS NOT NULL);
+
+CREATE INDEX scheduled_messages_stream_name_idx ON headwater.scheduled_messages USING btree (stream_name, due_at, number);
+
 CREATE INDEX streams_closed_idx ON headwater.streams USING btree (stream_id) WHERE (closed_at IS NOT NULL);
 
 CREATE INDEX streams_to_archive_idx ON headwater.streams USING btree (stream_id) WHERE ((closed_at IS NOT NULL) AND (archived_at IS NULL));
+
+ALTER TABLE ONLY headwater.consumer_lanes
+    ADD CONSTRAINT consumer_lanes_position FOREIGN KEY (group_name, topic, partition) REFERENCES headwater.consumer_positions(group_name, topic, partition) ON DELETE CASCADE;
+
+ALTER TABLE ONLY headwater.parked_messages
+    ADD CONSTRAINT parked_messages_key FOREIGN KEY (parked_key_id) REFERENCES headwater.parked_keys(parked_key_id);
 
 ALTER TABLE ONLY headwater.saga_deadlines
     ADD CONSTRAINT saga_deadlines_saga_fkey FOREIGN KEY (saga_type, saga_key) REFERENCES headwater.sagas(saga_type, saga_key) ON DELETE CASCADE;

@@ -19,7 +19,7 @@ its time is up), or on a deadline (above); the database (waited out). Commands m
 from headwater.projections import on
 from headwater.sagas.choreography import Cause, Choreography
 from headwater.sagas.context import SagaContext
-from headwater.sagas.deadlines import Clockwork, DeadlineWorker, DueWork, SagaDeadlines
+from headwater.sagas.deadlines import DeadlineWorker, SagaDeadlines
 from headwater.sagas.definition import SagaDefinition, Step, definition_of, key_text, on_deadline, starts_on, when_compensated
 from headwater.sagas.ports import SagaEffects, SagaReader, SagaStore
 from headwater.sagas.postgres import PostgresSagaStore, Sagas, status_of, type_name
@@ -42,13 +42,11 @@ from headwater.sagas.values import (
 __all__ = [
     "Cause",
     "Choreography",
-    "Clockwork",
     "DeadlineId",
     "DeadlineKind",
     "DeadlineSetting",
     "DeadlineWorker",
     "DueDeadline",
-    "DueWork",
     "Outcome",
     "Phase",
     "PostgresSagaStore",

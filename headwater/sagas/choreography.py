@@ -26,7 +26,7 @@ from headwater.telemetry import Correlation, correlate, logger
 
 DEADLINE_SECONDS_MAX: Final = 30.0
 """A deadline's method that takes longer has failed; as long as a handler may take."""
-DEADLINE_RETRY: Final = RetryPolicy()
+DEADLINE_RETRY: Final = RetryPolicy(attempts_max=5, first_delay_seconds=0.25, delay_seconds_max=30.0)
 """How often a deadline's method is tried, and when, before its saga waits for a person."""
 
 SagaClassT = TypeVar("SagaClassT", bound=type[Saga])

@@ -11,7 +11,8 @@ error that a new start cannot mend (wrong use, a refused definition) ends the bl
 
 from headwater.service.asyncapi import asyncapi_document
 from headwater.service.events import ServiceEvents
+from headwater.service.foreign import Values
 from headwater.service.parts import Parts
-from headwater.service.service import Service, Values
+from headwater.service.service import Service
 
 __all__ = ["Parts", "Service", "ServiceEvents", "Values", "asyncapi_document"]

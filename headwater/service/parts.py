@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from headwater.bus import Consumer, DeadLetterRetrier, DeadLetters, PostgresEffects
+from headwater.bus import (
+    Clockwork,
+    Consumer,
+    DeadLetterRetrier,
+    DeadLetters,
+    DueMessages,
+    DueSchedules,
+    DueWork,
+    KafkaReplySource,
+    PostgresEffects,
+    PostgresSchedules,
+    PostgresSource,
+    Requests,
+)
 from headwater.config import Settings
 from headwater.eventstore import (
     LogDoorbell,
@@ -16,14 +29,14 @@ from headwater.eventstore import (
     WatchedEventStore,
 )
 from headwater.kafka import KafkaSettings, ValueDecoder, ValueEncoder
-from headwater.outbox import KafkaRelayBroker, PostgresRelayPositions, Publisher, Relay, RelayOptions
+from headwater.outbox import KafkaRelayBroker, PostgresRelayPositions, PostgresScheduledMessages, Publisher, Relay, RelayOptions
 from headwater.postgres import Database
 from headwater.privacy import PersonalData
 from headwater.projections import (
     ProjectionRunner,
     ReadModels,
 )
-from headwater.sagas import DeadlineWorker, Sagas
+from headwater.sagas import SagaDeadlines, Sagas
 from headwater.supervision import Supervisor, Worker
 
 if TYPE_CHECKING:
@@ -42,7 +55,8 @@ class Parts:
         self.store = WatchedEventStore(PersonalEventStore(self.log, personal), on_append=self._appended)
         self.tail = LogTail(self.store)
         self.wake_workers.append(self.tail.wake)
-        self.publisher = Publisher(self.store, service.events.registry)
+        self.scheduled = PostgresScheduledMessages(database, personal, on_schedule=self._appended)
+        self.publisher = Publisher(self.store, service.events.registry, scheduled=self.scheduled)
         self.read_models = ReadModels(database, self.store, service.events.registry, wake=self.wake)
         self.dead_letters = DeadLetters(database, group=service.name)
         self.sagas = Sagas(database)
@@ -53,6 +67,8 @@ class Parts:
         self.supervisor: Supervisor | None = None
         self.relay: Relay | None = None
         self.consumer: Consumer | None = None
+        self.requests: Requests | None = None
+        """Asks other services; only where workers run, which receive the replies."""
 
     def listen(self) -> None:
         """Hear of appends in other processes."""
@@ -69,16 +85,18 @@ class Parts:
 
 
 def workers_of(service: Service, parts: Parts, settings: Settings, encoder: ValueEncoder, decoder: ValueDecoder) -> list[Worker]:
-    """What serves an open service: the relay of its log, and what its handlers, sagas and read models need."""
-    assert parts.kafka is not None, "workers need Kafka"
+    """What serves an open service: with Kafka the relay of its log, and what its handlers, sagas and read models need."""
     parts.listen()
-    made = Workers(service, parts, parts.kafka, settings, encoder, decoder)
-    parts.wake_workers.append(made.wake_relay)
-    workers = [Worker("relay", made.relay)]
+    made = Workers(service, parts, settings, encoder, decoder)
+    parts.wake_workers.append(made.wake)
+    workers: list[Worker] = []
+    if parts.kafka is not None:
+        workers.append(Worker("relay", made.relay))
     if service.projections:
         workers.append(Worker("projections", made.projections))
-    if service.choreography:
-        workers.append(Worker("deadlines", made.deadlines))
+    workers.append(Worker("clockwork", made.clockwork))
+    if parts.kafka is not None:
+        workers.append(Worker("replies", made.requests))
     if service.subscriptions:
         workers += [Worker("consumer", made.consumer), Worker("retrier", made.retrier)]
     return workers
@@ -87,57 +105,84 @@ def workers_of(service: Service, parts: Parts, settings: Settings, encoder: Valu
 class Workers:
     """Makes workers, anew for every start of theirs."""
 
-    def __init__(
-        self, service: Service, parts: Parts, kafka: KafkaSettings, settings: Settings, encoder: ValueEncoder, decoder: ValueDecoder
-    ) -> None:
-        self._service, self._parts, self._kafka, self._settings = service, parts, kafka, settings
+    def __init__(self, service: Service, parts: Parts, settings: Settings, encoder: ValueEncoder, decoder: ValueDecoder) -> None:
+        self._service, self._parts, self._settings = service, parts, settings
         self._encoder, self._decoder = encoder, decoder
+        self._log_source: PostgresSource | None = None
+        self._clockwork: Clockwork | None = None
         # Rung again after the commit: an append in a handler rang before others could see it.
         self._effects = PostgresEffects(parts.database, parts.store, on_commit=parts.wake)
 
     def relay(self) -> Relay:
         """The log into Kafka."""
+        kafka = self._parts.kafka
+        assert kafka is not None, "a relay needs Kafka"
         self._parts.relay = Relay(
             self._parts.log,
-            KafkaRelayBroker(self._kafka),
+            KafkaRelayBroker(kafka),
             PostgresRelayPositions(self._parts.database),
             event_source=f"/services/{self._service.name}",
             values=self._encoder,
             instance_id=self._settings.instance_id,
-            options=RelayOptions(topic_prefix=self._kafka.topic_prefix),
+            options=RelayOptions(topic_prefix=kafka.topic_prefix),
             metrics=self._parts.metrics,
         )
         return self._parts.relay
 
-    def wake_relay(self) -> None:
+    def wake(self) -> None:
         """There may be something new in the log."""
         if self._parts.relay is not None:
             self._parts.relay.wake()
+        if self._log_source is not None:
+            self._log_source.wake()
+        if self._clockwork is not None:
+            self._clockwork.wake()
 
     def projections(self) -> ProjectionRunner:
         """Read models from the log."""
         service, parts = self._service, self._parts
         return ProjectionRunner(parts.database, parts.store, service.events.registry, list(service.projections.values()), tail=parts.tail)
 
-    def deadlines(self) -> DeadlineWorker:
-        """The deadlines of sagas."""
-        return DeadlineWorker(self._service.choreography, self._effects)
+    def clockwork(self) -> Clockwork:
+        """What comes due: messages for later, schedules, the deadlines of sagas."""
+        self._clockwork = Clockwork(*due_works(self._service, self._parts, self._effects))
+        return self._clockwork
+
+    def requests(self) -> Requests:
+        """Questions to other services, whose replies come over Kafka."""
+        parts = self._parts
+        assert parts.kafka is not None, "replies come over Kafka"
+        parts.requests = Requests(
+            self._service.name,
+            parts.store,
+            KafkaReplySource(parts.kafka),
+            self._service.events.registry,
+            values=self._decoder,
+            personal=parts.personal,
+            topic_prefix=parts.kafka.topic_prefix,
+        )
+        return parts.requests
 
     def consumer(self) -> Consumer:
-        """Kafka to the handlers."""
-        self._parts.consumer = Consumer.connect(
-            self._service.subscriptions,
+        """Kafka, or the log itself, to the handlers."""
+        parts, service = self._parts, self._service
+        if parts.kafka is None:
+            self._log_source = PostgresSource.connect(parts.database, parts.log, group=service.name, instance_id=self._settings.instance_id)
+        parts.consumer = Consumer.connect(
+            service.subscriptions,
             self._effects,
-            self._parts.publisher,
-            self._kafka,
-            group=self._service.name,
+            parts.publisher,
+            parts.kafka,
+            group=service.name,
             values=self._decoder,
+            source=self._log_source,
+            copy_dead_letters_to=service.copy_dead_letters_to,
             instance_id=self._settings.instance_id,
             registry=self._service.events.registry,
             personal=self._parts.personal,
             metrics=self._parts.metrics,
         )
-        return self._parts.consumer
+        return parts.consumer
 
     def retrier(self) -> DeadLetterRetrier:
         """Dead letters that somebody wants tried again."""
@@ -150,3 +195,13 @@ class Workers:
             registry=self._service.events.registry,
             personal=self._parts.personal,
         )
+
+
+def due_works(service: Service, parts: Parts, effects: PostgresEffects) -> list[DueWork]:
+    """What comes due on the database's clock: messages for later, also those of services that do not run, recurring schedules, sagas' deadlines."""
+    works: list[DueWork] = [DueMessages(parts.scheduled, parts.store, effects)]
+    if service.schedules:
+        works.append(DueSchedules(service.name, service.schedules, PostgresSchedules(parts.database, service.name), effects))
+    if service.choreography:
+        works.append(SagaDeadlines(service.choreography, effects))
+    return works

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias, TypeVar, get_args, overload
+from typing import Any, Self, TypeVar, Unpack, get_args, overload
 from uuid import UUID
 
-from headwater.bus import DeadLetters, HandlerDecorator, Subscriptions
+from headwater.bus import (
+    LANE_TRANSACTIONS_MAX,
+    DeadLetters,
+    HandlerDecorator,
+    HandlerOptions,
+    MessageDeadLettered,
+    Subscriptions,
+    require_source,
+)
 from headwater.clock import SYSTEM_CLOCK, Clock
-from headwater.config import Settings, load_settings
+from headwater.config import Settings, Source, load_settings
 from headwater.embedded import SHARED_SERVERS
-from headwater.errors import NotFoundError, SchemaError, StoreNotOpen, UsageError
+from headwater.errors import SchemaError, StoreNotOpen, UsageError
 from headwater.eventstore import (
     READ_BATCH_SIZE,
     Checkpoint,
@@ -26,37 +34,29 @@ from headwater.eventstore import (
     Subscription,
     decide,
 )
-from headwater.kafka import JSON_ENCODER, KafkaSecurity, KafkaSettings, ValueEncoder, check_broker
+from headwater.kafka import JSON_DECODER, JSON_ENCODER, KafkaSecurity, KafkaSettings, ValueDecoder, ValueEncoder, check_broker
 from headwater.messages import Event, are_events_personal
 from headwater.metrics import NO_METRICS, Metrics
-from headwater.postgres import CallerConnection, Database, apply_migrations, require_current_schema, topic_prefix
+from headwater.postgres import CONNECTIONS_MAX, CallerConnection, Database, apply_migrations, require_current_schema, topic_prefix
 from headwater.privacy import ForgottenSubject, KeySource, MasterKey, PersonalData, PostgresSubjectKeys, require_cipher
 from headwater.projections import (
-    READ_TIMEOUT_SECONDS,
-    AnyProjection,
-    Consistency,
     Projection,
-    QueryConnection,
-    RebuildProgress,
     SqlProjection,
-    Verification,
-    definition_of,
-    rebuild,
     register_projections,
 )
 from headwater.sagas import Choreography, Saga, Sagas
 from headwater.sagas import definition_of as saga_definition_of
 from headwater.schemas import AvroDecoder, AvroEncoder, KafkaSchemaBoard, PostgresSchemas, SchemaBoard, SchemaRegistry
 from headwater.service.events import ServiceEvents
+from headwater.service.foreign import ForeignTopics, Values, encoder_by_category
 from headwater.service.parts import Parts, workers_of
+from headwater.service.read_models import KeepsReadModels
+from headwater.service.schedules import DefinesSchedules
 from headwater.supervision import Supervisor, supervised
 from headwater.telemetry import configure_logging_once
 from headwater.tracing import producer_span
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,59}")
-
-Values: TypeAlias = Literal["avro", "json"]
-"""How a service writes its events to Kafka; it reads both."""
 
 State = TypeVar("State")
 Command = TypeVar("Command")
@@ -69,16 +69,20 @@ SagaClassT = TypeVar("SagaClassT", bound=type[Saga])
 AnyProjectionT = TypeVar("AnyProjectionT", bound="type[Projection | SqlProjection]")
 
 
-class Service:
+class Service(DefinesSchedules, ForeignTopics, KeepsReadModels):
     """A named part of a system, with its log, its handlers and its read models.
 
     Args:
         name: consumer group, CloudEvents source and, embedded, database; lower-case letters, digits, `-` and `_`, starting with a letter.
         values: what this service's events are on Kafka: Avro in the Confluent wire format, under schemas made from their classes, or JSON. It
             reads both, whatever it writes.
+        source: what feeds the handlers: `"kafka"`, or `"postgres"`, the log itself, and then nothing needs a broker; by default what the settings
+            say, which is Kafka unless they say otherwise.
         settings: where the servers are; by default from the environment and the configuration file when the service opens.
         cached_streams_max: how many folded streams `decide` keeps in this process, at most; by default none. States must not be changed then.
         key_source: finds the keys of personal data that other services sealed; without one, their events come redacted.
+        copy_dead_letters_to: `MessageDeadLettered`, or a subclass: every dead letter is also appended as an event of this class, for whoever
+            subscribes to it.
         metrics: where measurements go, like `PrometheusMetrics()`; by default nowhere. `headwater run --http` sees to it by itself.
     """
 
@@ -87,9 +91,11 @@ class Service:
         name: str,
         *,
         values: Values = "avro",
+        source: Source | None = None,
         settings: Settings | None = None,
         cached_streams_max: int = 0,
         key_source: KeySource | None = None,
+        copy_dead_letters_to: type[MessageDeadLettered] | None = None,
         metrics: Metrics = NO_METRICS,
     ) -> None:
         if not _NAME.fullmatch(name):
@@ -98,39 +104,54 @@ class Service:
             )
         if values not in get_args(Values):
             raise UsageError(f"Service({name!r}, values={values!r}) is neither 'avro' nor 'json'")
+        if source is not None and source not in get_args(Source):
+            raise UsageError(f"Service({name!r}, source={source!r}) is neither 'kafka' nor 'postgres'")
         self.name = name
         self.values: Values = values
+        self.source: Source | None = source
         self.events = ServiceEvents(self)
         self.subscriptions = Subscriptions()
         self.choreography = Choreography(self.subscriptions)
         self.metrics = metrics
-        self.projections: dict[str, AnyProjection] = {}
+        super().__init__()
         self._settings, self._cached_streams_max, self._key_source = settings, cached_streams_max, key_source
+        self.copy_dead_letters_to = copy_dead_letters_to
+        if copy_dead_letters_to is not None:
+            self.events.register(copy_dead_letters_to)
         self._parts: Parts | None = None
         self._stack: AsyncExitStack | None = None
 
     # -- defining -----------------------------------------------------------------------------------------------------
 
     @overload
-    def on(self, first: type[E1], /) -> HandlerDecorator[E1]: ...
+    def on(self, first: type[E1], /, **options: Unpack[HandlerOptions]) -> HandlerDecorator[E1]: ...
     @overload
-    def on(self, first: type[E1], second: type[E2], /) -> HandlerDecorator[E1 | E2]: ...
+    def on(self, first: type[E1], second: type[E2], /, **options: Unpack[HandlerOptions]) -> HandlerDecorator[E1 | E2]: ...
     @overload
-    def on(self, first: type[E1], second: type[E2], third: type[E3], /) -> HandlerDecorator[E1 | E2 | E3]: ...
+    def on(
+        self, first: type[E1], second: type[E2], third: type[E3], /, **options: Unpack[HandlerOptions]
+    ) -> HandlerDecorator[E1 | E2 | E3]: ...
     @overload
-    def on(self, *event_classes: type[Event]) -> HandlerDecorator[Any]: ...
-    def on(self, *event_classes: type[Event]) -> HandlerDecorator[Any]:
+    def on(self, *event_classes: type[Event], **options: Unpack[HandlerOptions]) -> HandlerDecorator[Any]: ...
+    def on(self, *event_classes: type[Event], **options: Unpack[HandlerOptions]) -> HandlerDecorator[Any]:
         """Register an `async def handler(event)` or `(event, context)` for these event classes.
 
         Its effects on the database and the position in the topic commit together: once, whatever crashes or is delivered again. Effects on
         other systems are not covered; give them `context.idempotency_key`.
 
+        A message that fails is tried again quickly, then parked: later messages of its stream wait behind it, and nothing else does. `retry` and
+        `on_error` say otherwise: `@service.on(OrderPlaced, on_error={PaymentDown: Park(), ValueError: DeadLetterIt()})`; see docs/retries.md.
+
+        Args:
+            options: see `headwater.bus.HandlerOptions`.
         Raises:
-            UsageError: at import, when the function cannot be a handler of these events.
+            UsageError: at import, when the function cannot be a handler of these events, or an option means nothing.
         """
-        decorator = self.subscriptions.on(*event_classes)
+        decorator = self.subscriptions.on(*event_classes, **options)
         for event_class in event_classes:
             self.events.register(event_class)
+        if copy_class := options.get("copy_dead_letters_to"):
+            self.events.register(copy_class)
         return decorator
 
     def saga(self, saga_class: SagaClassT) -> SagaClassT:
@@ -143,28 +164,6 @@ class Service:
         for event_class in saga_definition_of(saga_class).event_classes:
             self.events.register(event_class)
         return saga_class
-
-    def projection(self, projection_class: AnyProjectionT) -> AnyProjectionT:
-        """Register a read model, kept up to date from this service's log."""
-        definition = definition_of(projection_class)
-        known = self.projections.setdefault(definition.name, projection_class)
-        if known is not projection_class:
-            raise UsageError(f"two projections of {self.name!r} are named {definition.name!r}; rename one of the classes")
-        for event_class in definition.event_classes:
-            self.events.register(event_class)
-        return projection_class
-
-    def find_projection(self, name: str) -> AnyProjection:
-        """The projection of this name.
-
-        Raises:
-            NotFoundError: naming those there are.
-        """
-        if (found := self.projections.get(name)) is None:
-            raise NotFoundError(
-                f"the service {self.name!r} has no projection {name!r}; it has: {', '.join(sorted(self.projections)) or 'none'}"
-            )
-        return found
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
@@ -204,15 +203,18 @@ class Service:
         settings = self.current_settings()
         configure_logging_once(settings.log_format, settings.log_level)
         async with AsyncExitStack() as stack:
-            parts = await self._open_parts(stack, settings, needs_kafka=workers)
+            source = self.source_with(settings)
+            if workers and source == "postgres" and self.subscriptions.foreign:
+                raise UsageError(
+                    f"the service {self.name!r} has handlers of foreign topics ({', '.join(sorted(self.subscriptions.foreign))}), which are in Kafka, "
+                    "but its source is the log: set source to kafka, or leave out on_topic(...)"
+                )
+            parts = await self._open_parts(stack, settings, needs_kafka=workers and source == "kafka")
             if workers:
-                assert parts.kafka is not None, "workers need Kafka"
-                board = KafkaSchemaBoard(parts.kafka)
-                encoder = self.value_encoder(PostgresSchemas(parts.database), board)
-                # All at once: the relay then need not stop at the first event of each type, and readers learn of them in one go.
-                await encoder.prepare(event_class.event_type for event_class in self.events.registry)
+                encoder, decoder = await self._codecs(parts)
                 await register_projections(parts.database, self.events.registry, list(self.projections.values()))
-                parts.supervisor = Supervisor(workers_of(self, parts, settings, encoder, AvroDecoder(board)), metrics=self.metrics)
+                await require_source(parts.database, self.name, source)
+                parts.supervisor = Supervisor(workers_of(self, parts, settings, encoder, decoder), metrics=self.metrics)
                 await stack.enter_async_context(supervised(parts.supervisor))
             self._parts, self._stack = parts, stack.pop_all()
 
@@ -228,7 +230,14 @@ class Service:
         await SHARED_SERVERS.start(postgres=settings.postgres is None, kafka=needs_kafka and settings.kafka is None)
         dsn = settings.postgres or await SHARED_SERVERS.database(self.name)
         database = await stack.enter_async_context(
-            Database(dsn, application_name=f"headwater {self.name}", schema=settings.log_schema, pooling=settings.postgres_pooling)
+            Database(
+                dsn,
+                # What handlers in lanes may hold open does not starve everything else.
+                connections_max=CONNECTIONS_MAX + min(sum(self.subscriptions.lane_counts.values()), LANE_TRANSACTIONS_MAX),
+                application_name=f"headwater {self.name}",
+                schema=settings.log_schema,
+                pooling=settings.postgres_pooling,
+            )
         )
         async with database.connection() as connection:
             if settings.postgres is None:
@@ -248,11 +257,26 @@ class Service:
                 client_id=f"headwater-{self.name}",
                 topic_partitions=settings.topic_partitions,
                 topic_replication_factor=settings.topic_replication_factor,
+                topic_min_insync_replicas=settings.topic_min_insync_replicas,
                 topic_prefix=topic_prefix(settings.log_schema),
                 security=security,
             )
             await check_broker(parts.kafka)
         return parts
+
+    def source_with(self, settings: Settings) -> Source:
+        """What feeds the handlers under these settings."""
+        return self.source or settings.source
+
+    async def _codecs(self, parts: Parts) -> tuple[ValueEncoder, ValueDecoder]:
+        """What writes and reads records; without Kafka there are none."""
+        if parts.kafka is None:
+            return JSON_ENCODER, JSON_DECODER
+        board = KafkaSchemaBoard(parts.kafka)
+        encoder = self.value_encoder(PostgresSchemas(parts.database), board)
+        # All at once: the relay then need not stop at the first event of each type, and readers learn of them in one go.
+        await encoder.prepare(event_class.event_type for event_class in self.events.registry)
+        return encoder, AvroDecoder(board)
 
     def value_encoder(self, registry: SchemaRegistry, board: SchemaBoard) -> ValueEncoder:
         """What makes the values of this service's events.
@@ -260,8 +284,9 @@ class Service:
         Raises:
             SchemaError: a registered event class cannot be written as Avro; the message names class and field.
         """
-        if self.values == "json":
-            return JSON_ENCODER
+        return encoder_by_category(self.values, self.formats, lambda: self._avro_encoder(registry, board))
+
+    def _avro_encoder(self, registry: SchemaRegistry, board: SchemaBoard) -> ValueEncoder:
         encoder = AvroEncoder(self.events.registry, registry, board)
         try:
             encoder.check()
@@ -410,54 +435,6 @@ class Service:
             parts.store.note_written(decision.result.global_position)
         return decision
 
-    async def read(
-        self,
-        projection_class: type[ProjectionT],
-        key: object = None,
-        *,
-        consistency: Consistency = "eventual",
-        timeout_seconds: float = READ_TIMEOUT_SECONDS,
-    ) -> ProjectionT | None:
-        """One row of a read model, or None when no event made it.
-
-        Args:
-            consistency: `eventual`: what is there now; `causal`: with everything that this process appended through the service; `strong`: with
-                everything committed before this call.
-        Raises:
-            ConsistencyTimeout: the read model did not get that far in time.
-        """
-        parts = self.open_parts()
-        return await parts.read_models.read(
-            projection_class, key, consistency=consistency, timeout_seconds=timeout_seconds, written=parts.store.last_written
-        )
-
-    def read_all(self, projection_class: type[ProjectionT]) -> AsyncIterator[ProjectionT]:
-        """Every row of a read model, in order of key."""
-        return self.open_parts().read_models.read_all(projection_class)
-
-    @asynccontextmanager
-    async def query(
-        self,
-        projection_class: AnyProjection,
-        *,
-        consistency: Consistency = "eventual",
-        timeout_seconds: float = READ_TIMEOUT_SECONDS,
-    ) -> AsyncGenerator[QueryConnection]:
-        """A connection for read-only queries on a projection's own tables, named without a schema. Keep it short: a rebuild cannot switch meanwhile.
-
-        Raises:
-            ConsistencyTimeout: the read model did not get that far in time.
-        """
-        parts = self.open_parts()
-        async with parts.read_models.connection(
-            projection_class, consistency=consistency, timeout_seconds=timeout_seconds, written=parts.store.last_written
-        ) as connection:
-            yield connection
-
-    async def verify(self, projection_class: AnyProjection) -> Verification:
-        """Compare a read model with an independent fold of the log up to its checkpoint."""
-        return await self.open_parts().read_models.verify(projection_class)
-
     async def forget(self, subject: str) -> ForgottenSubject | None:
         """Destroy the key of a data subject: its personal data comes redacted from now on, here at once and elsewhere within 10 seconds.
 
@@ -472,12 +449,3 @@ class Service:
         finally:
             if parts.stream_cache is not None:
                 parts.stream_cache.clear()
-
-    async def replay(self, name: str, *, progress: Callable[[RebuildProgress], None] | None = None) -> RebuildProgress:
-        """Rebuild a read model from the log while the old one serves, then switch; resumes an interrupted rebuild.
-
-        Raises:
-            NotFoundError: the service has no such projection.
-        """
-        parts = self.open_parts()
-        return await rebuild(parts.database, parts.store, self.events.registry, self.find_projection(name), progress=progress)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from headwater.testing.memory_bus import MemorySource, MemoryTopics
     from headwater.testing.memory_effects import MemoryEffects
     from headwater.testing.memory_keys import MemorySubjectKeys
+    from headwater.testing.memory_leases import MemoryLeases
     from headwater.testing.memory_metrics import MemoryMetrics
     from headwater.testing.memory_projections import MemoryReadModels
     from headwater.testing.memory_sagas import MemorySagas
@@ -38,6 +39,7 @@ _HOMES = {
     "FakeClock": "headwater.testing.time",
     "MemoryEffects": "headwater.testing.memory_effects",
     "MemoryEventStore": "headwater.testing.memory_store",
+    "MemoryLeases": "headwater.testing.memory_leases",
     "MemoryMetrics": "headwater.testing.memory_metrics",
     "MemoryReadModels": "headwater.testing.memory_projections",
     "MemorySagas": "headwater.testing.memory_sagas",
@@ -64,6 +66,7 @@ __all__ = [
     "FakeClock",
     "MemoryEffects",
     "MemoryEventStore",
+    "MemoryLeases",
     "MemoryMetrics",
     "MemoryReadModels",
     "MemorySagas",

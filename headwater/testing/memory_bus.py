@@ -14,17 +14,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from headwater.bus import (
-    OffsetOutOfRange,
-    RebalanceListener,
-    SourceRecord,
-)
+from headwater.bus import EncodedRecords, OffsetOutOfRange, RebalanceListener, RecordReader, SourceRecord
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import BrokerUnavailable
 from headwater.eventstore import (
     EventStore,
 )
-from headwater.kafka import JSON_ENCODER, Envelope, OffsetRange, Partition, ValueEncoder, encode_envelope, event_topic, partition_of
+from headwater.kafka import (
+    JSON_ENCODER,
+    Envelope,
+    OffsetRange,
+    Partition,
+    ValueDecoder,
+    ValueEncoder,
+    encode_envelope,
+    event_topic,
+    partition_of,
+)
 from headwater.messages import (
     LOG_START,
     LogPosition,
@@ -33,6 +39,8 @@ from headwater.messages import (
 PARTITION_COUNT_DEFAULT: Final = 3
 """More than one, so that a handler that counts on order across streams fails its test."""
 _SOURCE: Final = "/memory"
+_LOOK_SECONDS: Final = 0.002
+_TAKEN_MAX: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,7 @@ class MemoryTopics:
         self._store, self.partition_count, self._values = store, partition_count, values
         self._held: dict[Partition, _HeldPartition] = {}
         self._checkpoint = 0
+        self._members: dict[str, list[MemorySource]] = {}
         self._turn = asyncio.Lock()
         """Several sources share the topics; two that relay at once would put an event in twice."""
         self.is_reachable = True
@@ -139,17 +148,53 @@ class MemoryTopics:
         start = offset - held.first
         return held.records[start : start + limit]
 
+    async def join(self, group: str, member: MemorySource) -> None:
+        """Give a new member its share of its topics' partitions; the others give up what they have too much."""
+        self._members.setdefault(group, []).append(member)
+        await self._rebalance(group)
+
+    async def leave(self, group: str, member: MemorySource) -> None:
+        """Share out what a member had; harmless when it has left already."""
+        if member in (members := self._members.get(group, [])):
+            members.remove(member)
+            await self._rebalance(group)
+
+    async def _rebalance(self, group: str) -> None:
+        members = list(self._members[group])
+        shares: dict[MemorySource, list[Partition]] = {
+            member: self.partitions(member.subscribed)[number :: len(members)] for number, member in enumerate(members)
+        }
+        for member, share in shares.items():
+            if given_up := sorted(member.assigned - set(share)):
+                await member.revoke(given_up)
+        for member, share in shares.items():
+            if member in self._members[group] and (gained := sorted(set(share) - member.assigned)):
+                await member.assign(gained)
+
     def _hold(self, partition: Partition) -> _HeldPartition:
         return self._held.setdefault(partition, _HeldPartition())
 
 
 class MemorySource:
-    """A `MessageSource` over memory topics. Without rebalancing, it has all partitions from the start; tests move them by hand."""
+    """A `MessageSource` over memory topics. Members of a group share the partitions; without one it has all, and tests move them by hand."""
 
-    def __init__(self, topics: MemoryTopics | EventStore, *, clock: Clock = SYSTEM_CLOCK, share: Sequence[Partition] | None = None) -> None:
-        """Serve these topics, or those that a store's log fills; `share` are the partitions assigned on opening, by default all."""
+    def __init__(
+        self,
+        topics: MemoryTopics | EventStore,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        share: Sequence[Partition] | None = None,
+        group: str | None = None,
+    ) -> None:
+        """Serve these topics, or those that a store's log fills.
+
+        Args:
+            share: the partitions assigned on opening, by default all.
+            group: share them with the other sources of this group over the same topics instead.
+        """
         self.topics = topics if isinstance(topics, MemoryTopics) else MemoryTopics(topics)
-        self._clock, self._share = clock, share
+        self._clock, self._share, self._group = clock, share, group
+        self.subscribed: Sequence[str] = ()
         self._next: dict[Partition, int] = {}
         self._assigned: set[Partition] = set()
         self._paused: set[Partition] = set()
@@ -160,11 +205,21 @@ class MemorySource:
         """Assign the share; see `MessageSource.open`."""
         await self._clock.sleep(0)
         self._require_broker()
-        self._listener = listener
+        self._listener, self.subscribed = listener, topics
         self.open_count += 1
-        await self.assign(self.topics.partitions(topics) if self._share is None else self._share)
+        if self._group is not None:
+            await self.topics.join(self._group, self)
+        else:
+            await self.assign(self.topics.partitions(topics) if self._share is None else self._share)
+
+    @property
+    def assigned(self) -> frozenset[Partition]:
+        """What it has now."""
+        return frozenset(self._assigned)
 
     async def close(self) -> None:
+        if self._group is not None:
+            await self.topics.leave(self._group, self)
         self._assigned.clear()
         self._next.clear()
         self._paused.clear()
@@ -184,6 +239,10 @@ class MemorySource:
             self._assigned.discard(partition)
             self._next.pop(partition, None)
             self._paused.discard(partition)
+
+    def reader(self, values: ValueDecoder) -> RecordReader:
+        """Reads what a relay wrote."""
+        return EncodedRecords(values)
 
     async def offsets(self, partitions: Sequence[Partition]) -> Mapping[Partition, OffsetRange]:
         await self._clock.sleep(0)
@@ -237,4 +296,56 @@ class MemorySource:
 
     def _require_broker(self) -> None:
         if not self.topics.is_reachable:
+            raise BrokerUnavailable("the memory broker was taken away")
+
+
+class MemoryLogPartitions:
+    """`LogPartitions` of a store in memory."""
+
+    def __init__(self, store: EventStore, *, partition_count: int = PARTITION_COUNT_DEFAULT) -> None:
+        self._store, self._partition_count = store, partition_count
+
+    async def count(self) -> int:
+        return self._partition_count
+
+    async def last_position(self) -> int:
+        return await self._store.horizon()
+
+
+class MemoryReplySource:
+    """A `ReplySource` over memory topics."""
+
+    def __init__(self, topics: MemoryTopics, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._topics, self._clock = topics, clock
+        self._next: dict[Partition, int] = {}
+
+    async def open(self, topic: str) -> None:
+        """Begin at the end, or where it was left; see `ReplySource.open`."""
+        self._require_broker()
+        await self._topics.relay()
+        for partition in self._topics.partitions([topic]):
+            self._next.setdefault(partition, self._topics.range_of(partition).end)
+
+    async def receive(self, *, timeout_seconds: float) -> Sequence[MemoryRecord]:
+        """What is there; see `ReplySource.receive`."""
+        self._require_broker()
+        await self._topics.relay()
+        received = self._take()
+        if not received:
+            await self._clock.sleep(min(timeout_seconds, _LOOK_SECONDS))
+        return received
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _take(self) -> list[MemoryRecord]:
+        taken: list[MemoryRecord] = []
+        for partition, offset in self._next.items():
+            records = self._topics.records(partition, offset, _TAKEN_MAX)
+            taken += records
+            self._next[partition] = offset + len(records)
+        return taken
+
+    def _require_broker(self) -> None:
+        if not self._topics.is_reachable:
             raise BrokerUnavailable("the memory broker was taken away")

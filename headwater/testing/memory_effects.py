@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
 from headwater.bus import (
     DeadLetter,
+    Lane,
     Move,
+    ParkedKey,
+    ParkedRequest,
     PartitionPosition,
 )
 from headwater.clock import SYSTEM_CLOCK, Clock
@@ -38,6 +41,7 @@ from headwater.messages import (
 from headwater.postgres import CallerConnection, Connection
 from headwater.privacy import PersonalData
 from headwater.testing.memory_keys import MemorySubjectKeys
+from headwater.testing.memory_parked import MemoryParkedRows, MemoryParking
 
 
 class MemoryTransaction:
@@ -48,7 +52,14 @@ class MemoryTransaction:
         self._appends: list[tuple[str, list[RecordedEvent], list[NewEvent]]] = []
         self._letters: list[DeadLetter] = []
         self._moves: list[tuple[str, Move]] = []
+        self._marks: list[tuple[str, Partition, Lane, int]] = []
         self._base_versions: dict[str, int] = {}
+        self.parked = MemoryParkedRows(effects, effects.parking, effects.clock)
+        self._when_committed: list[Callable[[], object]] = []
+
+    def when_committed(self, act: Callable[[], object]) -> None:
+        """Call this if and when the transaction commits; what a savepoint undoes is forgotten."""
+        self._when_committed.append(act)
 
     @property
     def connection(self) -> Connection:
@@ -97,13 +108,17 @@ class MemoryTransaction:
     def appended(self, event_id: UUID) -> RecordedEvent | None:
         return next((event for _, recorded, _ in self._appends for event in recorded if event.event_id == event_id), None)
 
+    async def limit_lock_wait(self, seconds: float) -> None:
+        """Nothing is locked here."""
+
     @asynccontextmanager
     async def savepoint(self) -> AsyncGenerator[None]:
-        kept = len(self._appends)
+        kept, planned = len(self._appends), len(self._when_committed)
         try:
             yield
         except Exception:
             del self._appends[kept:]
+            del self._when_committed[planned:]
             raise
 
     def interpret(self, error: Exception) -> Exception:
@@ -121,6 +136,14 @@ class MemoryTransaction:
             self._moves.extend((group, move) for move in moves)
         return lost
 
+    async def mark_lane(self, group: str, claimed: PartitionPosition, lane: Lane, offset: int) -> bool:
+        if not self._effects.is_owner(group, claimed):
+            return False
+        assert self._effects.lane_marks(group, claimed.partition).get(lane, -1) < offset, "a lane goes forward only"
+        self.parked.held.append((group, claimed))
+        self._marks.append((group, claimed.partition, lane, offset))
+        return True
+
     async def commit(self) -> None:
         """Store everything.
 
@@ -130,13 +153,20 @@ class MemoryTransaction:
         for stream_name, version in self._base_versions.items():
             if await self._effects.base.stream_version(stream_name) != version:
                 raise TransactionConflict(f"somebody appended to {stream_name!r} meanwhile; repeat the whole transaction")
-        if any(not self._effects.is_at(group, move.before) for group, move in self._moves):
+        is_lost = any(not self._effects.is_owner(group, held) for group, held in self.parked.held)
+        if is_lost or any(not self._effects.is_at(group, move.before) for group, move in self._moves):
             raise TransactionConflict("a position was claimed meanwhile; repeat the whole transaction")
-        for group, move in self._moves:
-            self._effects.set_position(group, move.after)
-        self._effects.letters.extend(self._letters)
         for stream_name, _, prepared in self._appends:
             await self._effects.base.append(stream_name, prepared, expected_version=ANY)
+        # Last, so that whoever sees the position sees what it stands for.
+        for group, move in self._moves:
+            self._effects.set_position(group, move.after)
+        for group, partition, lane, offset in self._marks:
+            self._effects.lane_marks(group, partition)[lane] = offset
+        self._effects.letters.extend(self._letters)
+        self.parked.commit()
+        for act in self._when_committed:
+            act()
 
     async def _version(self, stream_name: str) -> int:
         if stream_name not in self._base_versions:
@@ -152,12 +182,15 @@ class MemoryEffects:
         self.base, self.clock = store, clock
         self.personal = personal or PersonalData(MemorySubjectKeys(clock=clock), clock=clock)
         self.letters: list[DeadLetter] = []
+        self.parking = MemoryParking(clock)
+        """What is parked, and where people decide about it."""
         self.is_reachable = True
         """Set it to False to take the database away."""
         self.lose_next_answer = False
         """Set it to True to let the next commit take effect and say that it may not have."""
         self.commit_count = 0
         self._positions: dict[tuple[str, Partition], PartitionPosition] = {}
+        self._lane_marks: dict[tuple[str, Partition], dict[Lane, int]] = {}
         self._turn = asyncio.Lock()
 
     @property
@@ -184,6 +217,29 @@ class MemoryEffects:
             known = self._positions[group, claimed.partition]
             return known if known.epoch == claimed.epoch else None
 
+    async def claim_lanes(self, group: str, claimed: PartitionPosition, lane_counts: Mapping[str, int]) -> Mapping[Lane, int] | None:
+        self._require_database()
+        async with self._turn:
+            if not self.is_owner(group, claimed):
+                return None
+            marks = self.lane_marks(group, claimed.partition)
+            wanted = [Lane(name, count, number) for name, count in lane_counts.items() for number in range(count)]
+            kept = {lane: mark for lane, mark in marks.items() if mark >= claimed.next_offset or lane in wanted}
+            self._lane_marks[group, claimed.partition] = dict.fromkeys(wanted, -1) | kept
+            return dict(self._lane_marks[group, claimed.partition])
+
+    def lane_marks(self, group: str, partition: Partition) -> dict[Lane, int]:
+        """How far the lanes of a partition got, for assertions."""
+        return self._lane_marks.setdefault((group, partition), {})
+
+    async def parked_keys(self, group: str, claimed: PartitionPosition, monotonic: float) -> Sequence[ParkedKey]:
+        self._require_database()
+        return self.parking.load(group, claimed.partition, monotonic)
+
+    async def parked_requests(self, group: str, partitions: Sequence[Partition]) -> Sequence[ParkedRequest]:
+        self._require_database()
+        return self.parking.requests(group, partitions)
+
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[MemoryTransaction]:
         self._require_database()
@@ -191,11 +247,14 @@ class MemoryEffects:
             transaction = MemoryTransaction(self)
             yield transaction
             self._require_database()
-            await transaction.commit()
-            self.commit_count += 1
+            await _whole(self._commit(transaction))
             if self.lose_next_answer:
                 self.lose_next_answer = False
                 raise StorageUnavailable("the answer to a commit was lost on purpose; whether it took effect is unknown")
+
+    async def _commit(self, transaction: MemoryTransaction) -> None:
+        await transaction.commit()
+        self.commit_count += 1
 
     def position(self, group: str, partition: Partition) -> PartitionPosition | None:
         """How far a group got in a partition, for assertions."""
@@ -205,6 +264,11 @@ class MemoryEffects:
         """Whether the row is where, and whose, its owner believes."""
         known = self._positions.get((group, position.partition))
         return known is not None and (known.epoch, known.next_offset) == (position.epoch, position.next_offset)
+
+    def is_owner(self, group: str, claimed: PartitionPosition) -> bool:
+        """Whether the row still has the epoch of this claim."""
+        known = self._positions.get((group, claimed.partition))
+        return known is not None and known.epoch == claimed.epoch
 
     def set_position(self, group: str, position: PartitionPosition) -> None:
         """Overwrite a row."""
@@ -221,6 +285,16 @@ class MemoryEffects:
     def _require_database(self) -> None:
         if not self.is_reachable:
             raise StorageUnavailable("the memory database was taken away")
+
+
+async def _whole(commit: Coroutine[Any, Any, None]) -> None:
+    """Commit all of it, also when the caller is cancelled meanwhile: a database does not stop half-way."""
+    task = asyncio.create_task(commit)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 class MemoryDeadLetters:

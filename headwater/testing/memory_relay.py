@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from headwater.clock import SYSTEM_CLOCK, Clock
+from headwater.coordination import Lease
 from headwater.errors import BrokerUnavailable, RelayFenced
 from headwater.eventstore import Checkpoint
 from headwater.kafka import JSON_DECODER, Envelope, OffsetRange, Partition, Record, Scan, ValueDecoder, decode_record, provenance_of
-from headwater.outbox import Lease, PartitionPosition, RelayBatch, RelayProgress
+from headwater.outbox import PartitionPosition, RelayBatch, RelayProgress
+from headwater.testing.memory_leases import MemoryLeases
 
 BATCH_RECORDS_MAX = 10
 
@@ -23,8 +25,8 @@ class MemoryPartition:
 
     records: list[Record | None] = field(default_factory=list[Record | None])
     first_offset: int = 0
-    epoch: int = 0
-    """Writers with a lower epoch are refused."""
+    epochs: dict[str, int] = field(default_factory=dict[str, int])
+    """Of each transactional id that fenced it; writers under the same id with a lower epoch are refused."""
 
     @property
     def end(self) -> int:
@@ -94,8 +96,8 @@ class MemoryRelayBroker:
             held = self.partition(partition)
             held.records.append(None)
             if self._fences:
-                held.epoch = epoch
-        return MemoryWriter(self, epoch)
+                held.epochs[transactional_id] = epoch
+        return MemoryWriter(self, transactional_id, epoch)
 
     @asynccontextmanager
     async def open_reader(self) -> AsyncGenerator[MemoryReader]:
@@ -108,13 +110,13 @@ class MemoryRelayBroker:
         if not self.is_up:
             raise BrokerUnavailable("the broker in memory is down")
 
-    async def write(self, partition: Partition, records: Sequence[Record], epoch: int) -> int:
+    async def write(self, partition: Partition, records: Sequence[Record], transactional_id: str, epoch: int) -> int:
         """Take a writer's batch."""
         await self._reach()
         if self.before_write is not None:
             await self.before_write(partition, records)
         held = self.partition(partition)
-        if epoch < held.epoch:
+        if epoch < held.epochs.get(transactional_id, 0):
             raise RelayFenced("another relay has fenced this one")
         first_offset = held.end
         held.records += records
@@ -126,8 +128,8 @@ class MemoryRelayBroker:
 class MemoryWriter:
     """A `FencedWriter` of one epoch, strict about the relay's side of the bargain."""
 
-    def __init__(self, broker: MemoryRelayBroker, epoch: int) -> None:
-        self._broker, self._epoch = broker, epoch
+    def __init__(self, broker: MemoryRelayBroker, transactional_id: str, epoch: int) -> None:
+        self._broker, self._transactional_id, self._epoch = broker, transactional_id, epoch
         self._on_the_way: set[Partition] = set()
         self._is_over = False
 
@@ -143,7 +145,7 @@ class MemoryWriter:
         assert partition not in self._on_the_way, "one unacknowledged batch per partition"
         self._on_the_way.add(partition)
         try:
-            offset = await self._broker.write(partition, batch.records, self._epoch)
+            offset = await self._broker.write(partition, batch.records, self._transactional_id, self._epoch)
         except BaseException:
             self._is_over = True
             raise
@@ -189,59 +191,29 @@ class MemoryRelayPositions:
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
-        self._leases: dict[str, tuple[UUID, int, float]] = {}
+        self.leases = MemoryLeases(clock=clock)
         self.relayed_through: dict[str, Checkpoint] = {}
+        self.predecessors: dict[str, str] = {}
+        """Of shards whose predecessor was not fenced yet."""
         self.positions: dict[Partition, PartitionPosition] = {}
         self.topics: dict[str, int] = {}
-
-    async def acquire(self, shard: str, holder: UUID, seconds: float) -> Lease | None:
-        """The lease, or None while another holds it."""
-        await self._clock.sleep(0)
-        now = self._clock.monotonic()
-        held_by, term, expires_at = self._leases.get(shard, (holder, 0, now))
-        if held_by != holder and expires_at > now:
-            return None
-        self._leases[shard] = (holder, term + 1, now + seconds)
-        return Lease(shard, term + 1)
-
-    async def renew(self, lease: Lease, seconds: float) -> bool:
-        """Keep it for that much longer; False when another took it."""
-        await self._clock.sleep(0)
-        if not self._is_current(lease):
-            return False
-        holder, term, _ = self._leases[lease.shard]
-        self._leases[lease.shard] = (holder, term, self._clock.monotonic() + seconds)
-        return True
-
-    async def release(self, lease: Lease) -> None:
-        """Let the next one have it at once."""
-        await self._clock.sleep(0)
-        if self._is_current(lease):
-            holder, term, _ = self._leases[lease.shard]
-            self._leases[lease.shard] = (holder, term, self._clock.monotonic())
 
     async def load(self, shard: str) -> RelayProgress:
         """What was saved last."""
         await self._clock.sleep(0)
-        return RelayProgress(self.relayed_through.get(shard, Checkpoint()), dict(self.positions), dict(self.topics))
+        through = self.relayed_through.get(shard, Checkpoint())
+        return RelayProgress(through, dict(self.positions), dict(self.topics), self.predecessors.get(shard))
 
     async def record_topics(self, partition_counts: Mapping[str, int]) -> None:
         """Remember topics at their first use."""
         await self._clock.sleep(0)
         self.topics = {**partition_counts, **self.topics}
 
-    async def save(self, lease: Lease, relayed_through: Checkpoint, moved: Mapping[Partition, PartitionPosition]) -> None:
+    async def save(self, shard: str, lease: Lease, relayed_through: Checkpoint, moved: Mapping[Partition, PartitionPosition]) -> None:
         """Save the checkpoint and the partitions that moved, together."""
         await self._clock.sleep(0)
-        if not self._is_current(lease):
+        if not self.leases.is_current(lease):
             raise RelayFenced("another relay took the lease")
-        self.relayed_through[lease.shard] = relayed_through
+        self.relayed_through[shard] = relayed_through
+        self.predecessors.pop(shard, None)
         self.positions.update(moved)
-
-    def expire(self, shard: str) -> None:
-        """Let the lease run out now, as if its holder had been frozen."""
-        holder, term, _ = self._leases[shard]
-        self._leases[shard] = (holder, term, self._clock.monotonic())
-
-    def _is_current(self, lease: Lease) -> bool:
-        return lease.shard in self._leases and self._leases[lease.shard][1] == lease.term

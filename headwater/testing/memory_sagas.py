@@ -54,7 +54,7 @@ from headwater.testing.time import FakeClock
 
 ROUNDS_MAX: Final = 10_000
 """So many deadlines in one `advance` are a saga that sets them for ever."""
-_RETRY_POLICY: Final = RetryPolicy(jitter=0.0)
+_RETRY_POLICY: Final = RetryPolicy(attempts_max=5, first_delay_seconds=0.25, delay_seconds_max=30.0, jitter=0.0)
 
 
 @dataclass(frozen=True, slots=True)

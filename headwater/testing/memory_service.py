@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final, cast
 
-from headwater.bus import Consumer, ConsumerLimits, DeadLetter, RetryPolicy
+from headwater.bus import (
+    Clockwork,
+    Consumer,
+    ConsumerLimits,
+    DeadLetter,
+    DeadLetterIt,
+    DueMessages,
+    DueSchedules,
+    DueWork,
+    ParkedKey,
+    Requests,
+    RetryPolicy,
+)
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import HandlerFailed, UsageError
 from headwater.eventstore import EventStore, LogTail, PersonalEventStore, WatchedEventStore
+from headwater.kafka import Partition, partition_of
 from headwater.messages import Event, RecordedEvent
 from headwater.outbox import Publisher
 from headwater.privacy import PersonalData
-from headwater.sagas import DeadlineWorker
+from headwater.sagas import SagaDeadlines
 from headwater.schemas import AvroDecoder
 from headwater.service import Service
-from headwater.testing.memory_bus import MemorySource, MemoryTopics
+from headwater.testing.memory_bus import MemoryReplySource, MemorySource, MemoryTopics
 from headwater.testing.memory_effects import MemoryDeadLetters
 from headwater.testing.memory_keys import MemorySubjectKeys
 from headwater.testing.memory_projections import MemoryReadModels
 from headwater.testing.memory_sagas import MemorySagaEffects, MemorySagaStore
+from headwater.testing.memory_scheduled import MemoryScheduledMessages, MemorySchedules
 from headwater.testing.memory_schemas import MemorySchemaBoard, MemorySchemas
 from headwater.testing.memory_snapshots import MemorySnapshotStore
 from headwater.testing.memory_store import MemoryEventStore
@@ -29,8 +44,8 @@ from headwater.testing.waiting import eventually
 
 SETTLE_SECONDS: Final = 5.0
 """How long handlers may take until a test calls it stuck."""
-_RETRY_POLICY: Final = RetryPolicy(attempts_max=3, first_delay_seconds=0.001, delay_factor=1.0, jitter=0.0)
-_LIMITS: Final = ConsumerLimits(idle_seconds=0.002)
+_RETRY_POLICY: Final = RetryPolicy(attempts_max=3, first_delay_seconds=0.001, delay_factor=1.0, jitter=0.0, then=DeadLetterIt())
+_LIMITS: Final = ConsumerLimits(idle_seconds=0.002, retry_delay_seconds_max=0.002)
 _DEADLINE_POLL_SECONDS: Final = 0.005
 
 
@@ -51,7 +66,9 @@ class MemoryParts:
         self.store = WatchedEventStore(PersonalEventStore(self.effects.store, self.personal), on_append=_nobody_to_wake)
         self.tail = LogTail(self.store)
         self.log.on_append(self.tail.wake)
-        self.publisher = Publisher(self.store, registry)
+        self.scheduled = MemoryScheduledMessages(self.log, clock=clock, personal=self.personal)
+        self.schedules = MemorySchedules(clock=clock)
+        self.publisher = Publisher(self.store, registry, scheduled=self.scheduled)
         self.read_models = MemoryReadModels(self.store, registry)
         self.dead_letters: MemoryDeadLetters = self.effects.dead_letters
         self.snapshots = MemorySnapshotStore()
@@ -59,6 +76,10 @@ class MemoryParts:
         self.kafka: str | None = None
         self.supervisor = self.relay = None
         self.consumer: Consumer | None = None
+        values = AvroDecoder(MemorySchemaBoard(self.board.topic))
+        self.requests = Requests(
+            service.name, self.store, MemoryReplySource(self.topics), registry, values=values, personal=self.personal, clock=clock
+        )
 
     def listen(self) -> None:
         """There is no other process."""
@@ -76,7 +97,8 @@ class MemoryService:
     def __init__(self, service: Service, parts: MemoryParts) -> None:
         """Use `memory_service`, which also starts the handlers."""
         self._service, self._parts = service, parts
-        self._worker: asyncio.Task[None] | None = None
+        self._workers: list[asyncio.Task[None]] = []
+        self._works: list[DueWork] = []
         self._letters_seen = 0
 
     @property
@@ -99,6 +121,11 @@ class MemoryService:
         """What handlers gave up on."""
         return tuple(self._parts.effects.letters)
 
+    @property
+    def parked_keys(self) -> tuple[ParkedKey, ...]:
+        """What is parked now; `settle` leaves only keys that stay stopped until a person decides."""
+        return tuple(replace(row.state, message_count=len(row.records)) for row in self._parts.effects.parking.keys.values())
+
     def stream(self, stream_name: str) -> tuple[Event, ...]:
         """The typed events of one stream."""
         return self._typed([recorded for recorded in self.recorded if recorded.stream_name == stream_name])
@@ -106,6 +133,12 @@ class MemoryService:
     def _typed(self, recorded: Sequence[RecordedEvent]) -> tuple[Event, ...]:
         registry = self._service.events.registry
         return tuple(registry.decode(event) for event in self._parts.keys.open(recorded))
+
+    def put(self, topic: str, value: bytes | None, *, key: bytes | None = None, headers: Sequence[tuple[str, bytes]] = ()) -> None:
+        """Let another producer write a record into a topic, for handlers of `on_topic`; the same key goes to the same partition."""
+        number = 0 if key is None else partition_of(key, self._parts.topics.partition_count)
+        timestamp = int(self._parts.clock.now().timestamp() * 1000)
+        self._parts.topics.put(Partition(topic, number), key=key, value=value, headers=headers, timestamp=timestamp)
 
     async def settle(self, *, timeout_seconds: float = SETTLE_SECONDS, allow_dead_letters: bool = False) -> None:
         """Return once every handler has had every event, those that other handlers appended as well.
@@ -126,22 +159,24 @@ class MemoryService:
             raise failure
 
     async def _is_settled(self) -> bool:
-        if self._worker is None:
-            return True
-        if self._worker.done():
-            # Nothing but its own failure ends it.
-            await self._worker
-        # Before and after: a deadline may send what handlers then take, and a handler may set a deadline that is due at once.
-        return not await self._is_deadline_due() and await self._is_everything_handled() and not await self._is_deadline_due()
+        for worker in self._workers:
+            if worker.done():
+                # Nothing but its own failure ends it.
+                await worker
+        # Before and after: what was due may send what handlers then take, and a handler may plan what is due at once.
+        return not await self._is_something_due() and await self._is_everything_handled() and not await self._is_something_due()
 
-    async def _is_deadline_due(self) -> bool:
-        async with self._parts.effects.transaction() as transaction:
-            seconds = await self._service.choreography.seconds_to_next_deadline(transaction)
-        return seconds is not None and seconds <= 0
+    async def _is_something_due(self) -> bool:
+        moments = [await work.seconds_to_next() for work in self._works]
+        return any(seconds is not None and seconds <= 0 for seconds in moments)
 
     async def _is_everything_handled(self) -> bool:
         topics = self._parts.topics
         await topics.relay()
+        if any(not row.state.is_stopped for row in self._parts.effects.parking.keys.values()):
+            return False
+        if not self._service.subscriptions:
+            return True
         for partition in topics.partitions(self._service.subscriptions.topics):
             position = self._parts.effects.position(self._service.name, partition)
             if position is None or position.next_offset < topics.range_of(partition).end:
@@ -150,12 +185,33 @@ class MemoryService:
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Give the events to the handlers while the block runs."""
-        if not self._service.subscriptions:
-            yield
-            return
+        """Give the events to the handlers, and do what is due, while the block runs."""
+        parts, service = self._parts, self._service
+        self._works = [DueMessages(parts.scheduled, parts.store, parts.effects)]
+        if service.schedules:
+            self._works.append(DueSchedules(service.name, service.schedules, parts.schedules, parts.effects))
+        if service.choreography:
+            self._works.append(SagaDeadlines(service.choreography, parts.effects))
+        clockwork = Clockwork(*self._works, poll_seconds_max=_DEADLINE_POLL_SECONDS)
+        with service.choreography.kept_in(parts.sagas, clock=parts.clock):
+            self._start(clockwork.run(), "clockwork")
+            self._start(parts.requests.run(), "replies")
+            if service.subscriptions:
+                self._start(self._consumer().run(), "consumer")
+            try:
+                yield
+            finally:
+                for task in self._workers:
+                    task.cancel()
+                await asyncio.wait(self._workers)
+                self._workers.clear()
+
+    def _start(self, worker: Coroutine[Any, Any, None], name: str) -> None:
+        self._workers.append(asyncio.create_task(worker, name=f"headwater in memory {self._service.name}: {name}"))
+
+    def _consumer(self) -> Consumer:
         parts = self._parts
-        consumer = Consumer(
+        parts.consumer = Consumer(
             group=self._service.name,
             subscriptions=self._service.subscriptions,
             source=MemorySource(parts.topics),
@@ -166,22 +222,11 @@ class MemoryService:
             registry=self._service.events.registry,
             personal=parts.personal,
             retry_policy=_RETRY_POLICY,
+            copy_dead_letters_to=self._service.copy_dead_letters_to,
             limits=_LIMITS,
             metrics=self._service.metrics,
         )
-        parts.consumer = consumer
-        deadlines = DeadlineWorker(self._service.choreography, parts.effects, poll_seconds_max=_DEADLINE_POLL_SECONDS)
-        with self._service.choreography.kept_in(parts.sagas, clock=parts.clock):
-            self._worker = asyncio.create_task(consumer.run(), name=f"headwater in memory {self._service.name}")
-            tasks = [self._worker]
-            if self._service.choreography:
-                tasks.append(asyncio.create_task(deadlines.run(), name=f"headwater in memory {self._service.name}: deadlines"))
-            try:
-                yield
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.wait(tasks)
+        return parts.consumer
 
 
 @asynccontextmanager

@@ -22,7 +22,23 @@ def test_front_door_runs_by_itself_and_ends() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "the read model shows 5 units of chai ordered" in done.stdout
-    assert "the handler reserved stock for 2 orders of chai, over Kafka" in done.stdout
+    assert "the handler reserved stock for 2 orders of chai" in done.stdout
+
+
+def test_front_door_needs_no_kafka_where_the_log_feeds_the_handlers(postgres_dsn: str) -> None:
+    """One line of configuration: the same file, the same handlers, and nobody at Kafka's address."""
+    chosen = {"HEADWATER_SOURCE": "postgres", "HEADWATER_POSTGRES": postgres_dsn, "HEADWATER_KAFKA": "127.0.0.1:1"}
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLE)],
+        env={**own_servers(), **chosen},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the handler reserved stock for 2 orders of chai" in done.stdout
+    assert "kafka" not in done.stderr.lower()
 
 
 def test_front_door_serves_until_it_is_told_to_stop() -> None:

@@ -11,4 +11,5 @@ RETURNING positions.epoch,
           positions.marks::text AS marks,
           positions.last_offset,
           positions.last_log_id,
-          positions.last_position
+          positions.last_position,
+          positions.last_event_id

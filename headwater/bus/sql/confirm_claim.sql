@@ -6,7 +6,8 @@ SELECT epoch,
        marks::text AS marks,
        last_offset,
        last_log_id,
-       last_position
+       last_position,
+       last_event_id
   FROM headwater.consumer_positions
  WHERE group_name = $1
    AND topic = $2

@@ -16,21 +16,29 @@ GRANT EXECUTE ON FUNCTION
     TO {writer}, {reader};
 GRANT EXECUTE ON FUNCTION
     headwater.append_events, headwater.try_append_one, headwater.try_append_many, headwater.append_group, headwater.append_unit, headwater.append_conditionally,
-    headwater.close_stream
+    headwater.close_stream, headwater.schedule_event, headwater.cancel_scheduled
     TO {writer};
 
 -- What a service keeps: how far it relayed and consumed, what it gave up on, its read models and sagas.
 GRANT SELECT, INSERT, UPDATE ON
-    headwater.relay_leases, headwater.relay_checkpoints, headwater.relay_topics, headwater.relay_positions, headwater.consumer_positions,
-    headwater.sagas
+    headwater.leases, headwater.relay_checkpoints, headwater.relay_topics, headwater.relay_positions,
+    headwater.consumer_positions, headwater.sagas
     TO {writer};
 GRANT SELECT, INSERT, UPDATE, DELETE ON headwater.dead_letters, headwater.projections, headwater.saga_deadlines, headwater.snapshots TO {writer};
+GRANT SELECT, INSERT, UPDATE, DELETE ON headwater.parked_keys, headwater.parked_messages, headwater.consumer_lanes TO {writer};
+GRANT SELECT ON headwater.parked_keys, headwater.parked_messages, headwater.consumer_lanes TO {reader};
+GRANT SELECT, INSERT, UPDATE, DELETE ON headwater.schedules TO {writer};
+GRANT SELECT, UPDATE, DELETE ON headwater.scheduled_messages TO {writer};
 GRANT SELECT, INSERT ON headwater.saga_history, headwater.schemas, headwater.schema_versions TO {writer};
 GRANT SELECT ON
-    headwater.relay_leases, headwater.relay_checkpoints, headwater.relay_topics, headwater.relay_positions, headwater.consumer_positions,
-    headwater.sagas, headwater.dead_letters, headwater.projections, headwater.saga_deadlines, headwater.saga_history,
-    headwater.snapshots, headwater.schemas, headwater.schema_versions
+    headwater.leases, headwater.relay_checkpoints, headwater.relay_topics, headwater.relay_positions,
+    headwater.consumer_positions, headwater.sagas, headwater.dead_letters, headwater.projections, headwater.saga_deadlines, headwater.saga_history,
+    headwater.snapshots, headwater.schemas, headwater.schema_versions, headwater.scheduled_messages, headwater.schedules
     TO {reader};
+
+-- Into how many partitions handlers see the log: kept once.
+GRANT SELECT, INSERT ON headwater.log_partitioning TO {writer};
+GRANT SELECT ON headwater.log_partitioning TO {reader};
 
 -- The keys of personal data: whoever reads the log does not read these by it.
 GRANT SELECT, INSERT, UPDATE ON headwater.subject_keys TO {writer};
@@ -45,3 +53,5 @@ REVOKE ALL ON FUNCTION
     headwater.raise_repeated, headwater.scope_of, headwater.server_identity, headwater.share_scopes, headwater.take_append_lock
     FROM PUBLIC, {writer}, {reader};
 REVOKE ALL ON SEQUENCE headwater.streams_stream_id_seq, headwater.dead_letters_dead_letter_id_seq FROM PUBLIC, {writer}, {reader};
+REVOKE ALL ON SEQUENCE headwater.parked_keys_parked_key_id_seq, headwater.parked_messages_parked_message_id_seq FROM PUBLIC, {writer}, {reader};
+REVOKE ALL ON SEQUENCE headwater.scheduled_messages_number_seq FROM PUBLIC, {writer}, {reader};

@@ -73,14 +73,14 @@ async def test_run_serves_until_told_to_stop_and_keeps_what_failed(
 
         async def all_handled() -> bool:
             async with database.connection() as connection:
-                dead = await connection.fetch("SELECT * FROM headwater.dead_letters")
-            return len(dead) == 1 and await store.stream_version("stock-chai") == 1 and await store.stream_version("stock-tofu") == 1
+                parked = await connection.fetch("SELECT * FROM headwater.parked_keys")
+            return len(parked) == 1 and await store.stream_version("stock-chai") == 1 and await store.stream_version("stock-tofu") == 1
 
         await eventually(all_handled, 60)
         async with database.connection() as connection:
-            letter = await connection.fetchrow("SELECT * FROM headwater.dead_letters")
-        assert letter is not None
-        assert "no such thing in stock" in str(dict(letter))
+            parked = await connection.fetchrow("SELECT * FROM headwater.parked_keys")
+        assert parked is not None
+        assert "no such thing in stock" in str(dict(parked))
     process.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(process.wait, 30) == 0
 

@@ -102,7 +102,7 @@ async def club(headwater: Command, postgres_dsn: str) -> AsyncIterator[Club]:
     service._settings = Settings(postgres=postgres_dsn)
     async with Database(postgres_dsn) as database:
         async with service.connect():
-            friends = [module.FriendMade(friend_id=number, name=name) for number, name in ((1, "Ada"), (2, "Bo"))]
+            friends = [module.FriendMade(friend_id=number, name=name) for number, name in ((1, "Åda"), (2, "Bo"))]
             await service.store.append("friend-1", friends, expected_version=ANY)
             await register_projections(database, service.events.registry, [module.FriendNames, module.Doors])
             await service.replay("friend_names")
@@ -111,7 +111,7 @@ async def club(headwater: Command, postgres_dsn: str) -> AsyncIterator[Club]:
 
 
 async def test_forgetting_lists_what_holds_plain_text_and_rebuilds_it_on_request(club: Club) -> None:
-    assert await club.rows() == {"1": "Ada", "2": "Bo"}
+    assert await club.rows() == {"1": "Åda", "2": "Bo"}
     forgotten = await club.run("1", "--yes")
     assert forgotten.returncode == 0, forgotten.stderr
     assert "1 was forgotten at" in forgotten.stdout
@@ -120,7 +120,7 @@ async def test_forgetting_lists_what_holds_plain_text_and_rebuilds_it_on_request
     assert "saga welcome" in forgotten.stdout
     assert "doors" not in forgotten.stdout
     assert "never_ran" not in forgotten.stdout
-    assert await club.rows() == {"1": "Ada", "2": "Bo"}, "nothing is rebuilt unasked"
+    assert await club.rows() == {"1": "Åda", "2": "Bo"}, "nothing is rebuilt unasked"
 
     rebuilt = await club.json("1", "--yes", "--rebuild")
     assert [(fact["subject"], fact["was_forgotten"]) for fact in rebuilt["forgotten"]] == [("1", True)]
@@ -168,4 +168,4 @@ async def test_the_log_shows_what_is_stored(club: Club) -> None:
     for arguments in (("log", "show", "1"), ("stream", "show", "friend-1"), ("log", "tail", "--no-follow")):
         shown = await asyncio.to_thread(club.headwater.run, *arguments, **given)
         assert "headwater:sealed:1:" in shown.stdout, shown.stderr
-        assert "Ada" not in shown.stdout
+        assert "Åda" not in shown.stdout

@@ -15,10 +15,11 @@ from uuid import UUID, uuid4
 import pytest
 
 from headwater.bus import DeadLetter, PostgresEffects
+from headwater.coordination import item_lease_name
 from headwater.eventstore import Checkpoint, PostgresEventStore
 from headwater.kafka import Partition
 from headwater.messages import ANY, LogPosition, NewEvent
-from headwater.outbox import PartitionPosition, PostgresRelayPositions
+from headwater.outbox import RELAY_GROUP, SHARDS, PartitionPosition, PostgresRelayPositions
 from headwater.postgres import Database
 from tests.acceptance.cli.conftest import Command
 
@@ -250,23 +251,24 @@ async def test_a_stream_is_read_from_both_ends(operator: Operator) -> None:
 async def test_the_outbox_shows_lease_and_lag(operator: Operator) -> None:
     await operator.place("a", "b", "c")
     positions = PostgresRelayPositions(operator.database)
-    holder = uuid4()
-    assert (await operator.json("outbox", "status"))["shards"][0]["lag_events"] == 3
-    lease = await positions.acquire("0", holder, 600)
+    before = (await operator.json("outbox", "status"))["shards"]
+    assert [(shard["shard"], shard["lag_events"], shard["is_held"]) for shard in before] == [(shard, 3, False) for shard in SHARDS]
+    lease = await positions.leases.acquire(item_lease_name(RELAY_GROUP, "2"), "orders-1", 600)
     assert lease is not None
     await positions.record_topics({"order": 2})
     event_id = (await operator.store.read_log(after=0, limit=1)).events[0].event_id
-    await positions.save(lease, Checkpoint(1, 1, event_id), {Partition("order", 1): PartitionPosition(LogPosition(1, 1), 4)})
+    await positions.save("2", lease, Checkpoint(1, 1, event_id), {Partition("order", 1): PartitionPosition(LogPosition(1, 1), 4)})
     status = await operator.json("outbox", "status")
-    (shard,) = status["shards"]
-    assert (shard["is_held"], shard["holder"], shard["term"], shard["relayed_through"]) == (True, str(holder), 1, "1:1")
+    shard = status["shards"][1]
+    assert (shard["is_held"], shard["holder"], shard["term"], shard["relayed_through"]) == (True, "orders-1", 1, "1:1")
     assert (status["horizon"], shard["lag_events"], status["topics"]) == (3, 2, {"order": 2})
     assert shard["oldest_waiting_at"] is not None
     assert [(p["topic"], p["partition"], p["position"], p["offset"]) for p in status["partitions"]] == [("order", 1, "1:1", 4)]
     human = await operator.text("outbox", "status")
-    assert "term 1" in human
-    assert "2 events, the oldest from" in human
-    await positions.release(lease)
+    assert "orders-1" in human
+    assert "1 of 6 shards are relayed" in human
+    assert "shards 1, 3, 4, 5, 6: nobody relays them" in human
+    await positions.leases.release(lease)
     assert "nobody relays now" in await operator.text("outbox", "status")
 
 

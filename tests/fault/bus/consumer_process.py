@@ -8,7 +8,7 @@ from typing import Any
 
 import uvloop
 
-from headwater.bus import Consumer, ConsumerLimits, Context, KafkaSource, PostgresEffects, RetryPolicy, Subscriptions
+from headwater.bus import Consumer, ConsumerLimits, Context, KafkaSource, Park, PostgresEffects, RetryPolicy, Subscriptions
 from headwater.eventstore import PostgresEventStore
 from headwater.kafka import KafkaSettings
 from headwater.messages import Event
@@ -23,14 +23,21 @@ class CounterSeen(Event, category="seen"):
     number: int
 
 
-def subscriptions_of(category: str, *, flaky: bool) -> Subscriptions:
+POISON = 61
+"""Every so many numbers there is one that cannot be handled before the table `mended` has a row, where a test asks for poison."""
+PARKED_SOON = RetryPolicy(attempts_max=1, then=Park(attempts_max=1_000, first_delay_seconds=0.05, delay_factor=1.0))
+
+
+def subscriptions_of(category: str, *, flaky: bool, poison: bool = False, lanes: int = 0) -> Subscriptions:
     """Two handlers for the events of one test's own topic: a table row and an append, and now and then a failure that passes."""
     subscriptions = Subscriptions()
     moved: type[Any] = type("CounterMoved", (CounterMoved,), {"__module__": __name__}, category=category)
     failed: set[int] = set()
 
-    @subscriptions.on(moved)
+    @subscriptions.on(moved, lanes=lanes, **({"retry": PARKED_SOON} if poison else {}))
     async def write_row(event: Any, context: Context) -> None:
+        if poison and event.number % POISON == 0 and not await context.connection.fetchval("SELECT count(*) FROM mended"):
+            raise RuntimeError("not mended yet")
         await context.connection.execute("INSERT INTO effects (stream, number) VALUES ($1, $2)", context.stream_name, event.number)
         if flaky and event.number % 97 == 0 and event.number not in failed:
             failed.add(event.number)
@@ -47,13 +54,17 @@ async def main(config: dict[str, Any]) -> None:
     async with Database(config["dsn"], connections_max=4) as database:
         consumer = Consumer(
             group=config["group"],
-            subscriptions=subscriptions_of(config["category"], flaky=config.get("flaky", True)),
+            subscriptions=subscriptions_of(
+                config["category"], flaky=config.get("flaky", True), poison=config.get("poison", False), lanes=config.get("lanes", 0)
+            ),
             source=KafkaSource(
                 KafkaSettings.parse(config["kafka"]), group=config["group"], session_timeout_seconds=config.get("session_seconds", 6.0)
             ),
             effects=PostgresEffects(database, PostgresEventStore(database)),
             retry_policy=RetryPolicy(first_delay_seconds=0.02),
-            limits=ConsumerLimits(batch_size_max=config.get("batch_size_max", 50)),
+            limits=ConsumerLimits(
+                batch_size_max=config.get("batch_size_max", 50), parked_batch_size_max=config.get("parked_batch_size_max", 3)
+            ),
         )
         await consumer.run()
 

@@ -96,6 +96,7 @@ async def _bed(database: Database, bootstrap: str, seed: int) -> AsyncIterator[B
         await connection.execute(
             "CREATE TABLE effects (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, stream text NOT NULL, number integer NOT NULL)"
         )
+        await connection.execute("CREATE TABLE mended (at timestamptz NOT NULL DEFAULT clock_timestamp())")
     async with bed.feeder:
         yield bed
 

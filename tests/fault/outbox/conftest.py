@@ -20,7 +20,7 @@ def category() -> str:
 
 @pytest.fixture
 def kafka_settings(kafka_bootstrap: str) -> KafkaSettings:
-    return KafkaSettings.parse(kafka_bootstrap, client_id="headwater-test", topic_partitions=3)
+    return KafkaSettings.parse(kafka_bootstrap, client_id="headwater-test", topic_partitions=6)
 
 
 @pytest.fixture

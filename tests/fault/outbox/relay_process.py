@@ -21,7 +21,7 @@ async def main(dsn: str, bootstrap: str, lease_seconds: float) -> None:
     async with Database(dsn) as database:
         relay = Relay(
             PostgresEventStore(database),
-            KafkaRelayBroker(KafkaSettings.parse(bootstrap, topic_partitions=3)),
+            KafkaRelayBroker(KafkaSettings.parse(bootstrap, topic_partitions=6)),
             PostgresRelayPositions(database),
             event_source="/services/test",
             options=RelayOptions(lease_seconds=lease_seconds, checkpoint_seconds=0.1, slice_events_max=100),

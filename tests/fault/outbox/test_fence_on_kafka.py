@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from headwater.kafka import KafkaSettings, Partition
-from headwater.outbox import FencedWriter, KafkaRelayBroker, RelayBatch, RelayOptions
+from headwater.outbox import SHARDS, FencedWriter, KafkaRelayBroker, RelayBatch, RelayOptions
 from headwater.testing.waiting import eventually
 from tests.outbox_support import RelayOnServers, running
 
@@ -54,15 +54,16 @@ async def test_a_thawed_batch_is_refused_by_kafka_itself(servers: RelayOnServers
     first = servers.relay(patient, broker)
     async with running(first):
         await broker.frozen.wait()
-        # The first relay believes in its lease; only Kafka knows better.
+        await eventually(lambda: [s.relayed_through is not None for s in first.status().shards] == [True] * len(SHARDS))
+        # The first relay believes in its leases; only Kafka knows better.
         async with servers.database.connection() as connection:
-            await connection.execute("UPDATE headwater.relay_leases SET expires_at = clock_timestamp()")
+            await connection.execute("UPDATE headwater.leases SET expires_at = clock_timestamp()")
         heir = FreezingBroker(servers.settings, fences=fences)
         heir.thawed.set()
         async with running(servers.relay(patient, heir)):
             await servers.all_relayed()
             broker.thawed.set()
-            await eventually(lambda: first.status().state == "waiting")
+            await eventually(lambda: "RelayFenced" in str(first.status().last_error))
             await servers.append(50)
             await servers.all_relayed()
     faults = await servers.faults()

@@ -12,13 +12,14 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from headwater.outbox import SHARDS
 from headwater.testing.waiting import eventually
 from tests.outbox_support import RelayOnServers, running
 from tests.support import full_count, write_evidence
@@ -27,6 +28,7 @@ ROOT = Path(__file__).parents[3]
 SEED = int(os.environ.get("HEADWATER_TEST_SEED", "20260711"))
 KILLS = full_count(6, 30)
 PAUSES = full_count(2, 10)
+SHARED_FAULTS = full_count(2, 24)
 LEASE_SECONDS = 0.6
 EVENTS_MAX = 60_000
 
@@ -60,9 +62,17 @@ class RelayProcess:
                 found.append(json.loads(line))
         return found
 
-    def term(self) -> int:
-        """Of its last session; 0 before the first."""
-        return max((fact["term"] for fact in self.facts() if fact["event"] == "relay_started"), default=0)
+    def terms(self) -> dict[str, int]:
+        """The last term under which it relayed each shard."""
+        found: dict[str, int] = {}
+        for fact in self.facts():
+            if fact["event"] == "relay_started":
+                found[fact["shard"]] = max(fact["term"], found.get(fact["shard"], 0))
+        return found
+
+    def losses(self) -> int:
+        """How many shards it lost to others."""
+        return sum(fact["event"] == "lease_lost" for fact in self.facts())
 
     async def kill(self) -> None:
         if self.process.returncode is None:
@@ -110,14 +120,29 @@ async def test_killed_relays_leave_neither_hole_nor_duplicate(servers: RelayOnSe
             relay = await RelayProcess.start(servers, tmp_path, f"kill-{number}")
             if chance.random() < 0.7:
                 # Most die while they relay; the rest somewhere between birth and fence.
-                await eventually(lambda relay=relay: relay.term(), 30)
+                await eventually(lambda relay=relay: relay.terms(), 30)
                 await asyncio.sleep(chance.uniform(0, 0.3))
             else:
                 await asyncio.sleep(chance.uniform(0.2, 1.2))
-            busy_kills += relay.term() > 0
+            busy_kills += bool(relay.terms())
             await relay.kill()
     summary = {"kills": KILLS, "kills_while_relaying": busy_kills, "seconds": round(time.monotonic() - began, 1)}
     await conclude(servers, "relay_killed", summary)
+
+
+def shards_of(relays: Iterable[RelayProcess]) -> list[set[str]]:
+    """Which shards each relays: those that it took last of all."""
+    terms = [relay.terms() for relay in relays]
+    last = {shard: max((found.get(shard, 0), number) for number, found in enumerate(terms)) for shard in SHARDS}
+    return [{shard for shard, (term, owner) in last.items() if term and owner == number} for number in range(len(terms))]
+
+
+async def all_have_work(relays: Iterable[RelayProcess]) -> None:
+    await eventually(lambda: all(shards_of(relays)), 40)
+
+
+async def has_lost_all(relays: Sequence[RelayProcess], victim: RelayProcess) -> None:
+    await eventually(lambda: not shards_of(relays)[relays.index(victim)], 40)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP")
@@ -128,19 +153,56 @@ async def test_frozen_and_replaced_relays_do_no_harm_when_they_thaw(servers: Rel
     relays = [await RelayProcess.start(servers, tmp_path, f"pause-{number}") for number in range(2)]
     try:
         async with appending(servers):
-            for _ in range(PAUSES):
-                await eventually(lambda: max(relay.term() for relay in relays), 30)
-                holder, heir = sorted(relays, key=lambda relay: -relay.term())
-                before = holder.term()
+            for number in range(PAUSES):
+                await all_have_work(relays)
+                victim = relays[number % 2]
                 await asyncio.sleep(chance.uniform(0, 0.5))
-                holder.process.send_signal(signal.SIGSTOP)
-                await eventually(lambda heir=heir, before=before: heir.term() > before, 30)
+                before = victim.losses()
+                victim.process.send_signal(signal.SIGSTOP)
+                await has_lost_all(relays, victim)
                 await asyncio.sleep(chance.uniform(0, 0.3))
-                holder.process.send_signal(signal.SIGCONT)
-                await eventually(lambda holder=holder: any("RelayFenced" in str(fact) for fact in holder.facts()), 30)
-                await asyncio.sleep(0.2)
+                victim.process.send_signal(signal.SIGCONT)
+                await eventually(lambda victim=victim, before=before: victim.losses() > before, 30)
     finally:
         for relay in relays:
             await relay.kill()
-    summary = {"pauses": PAUSES, "seconds": round(time.monotonic() - began, 1)}
+    summary = {"pauses": PAUSES, "relays": 2, "seconds": round(time.monotonic() - began, 1)}
     await conclude(servers, "relay_paused", summary)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+async def test_three_relays_of_which_one_after_the_other_is_killed_or_frozen(servers: RelayOnServers, tmp_path: Path) -> None:
+    chance = random.Random(SEED)
+    began = time.monotonic()
+    takeovers: list[float] = []
+    await servers.append(1_000)
+    relays = [await RelayProcess.start(servers, tmp_path, f"shared-{number}") for number in range(3)]
+    try:
+        async with appending(servers):
+            for number in range(SHARED_FAULTS):
+                await all_have_work(relays)
+                victim = chance.choice(relays)
+                held = shards_of(relays)[relays.index(victim)]
+                since = time.monotonic()
+                if number % 2:
+                    await victim.kill()
+                else:
+                    victim.process.send_signal(signal.SIGSTOP)
+                await has_lost_all(relays, victim)
+                takeovers.append(time.monotonic() - since)
+                assert held
+                if number % 2:
+                    relays[relays.index(victim)] = await RelayProcess.start(servers, tmp_path, f"shared-again-{number}")
+                else:
+                    victim.process.send_signal(signal.SIGCONT)
+            await all_have_work(relays)
+    finally:
+        for relay in relays:
+            await relay.kill()
+    summary = {
+        "faults_made": SHARED_FAULTS,
+        "relays": 3,
+        "lease_seconds": LEASE_SECONDS,
+        "longest_takeover_seconds": round(max(takeovers), 1),
+    }
+    await conclude(servers, "relay_shared", summary | {"seconds": round(time.monotonic() - began, 1)})

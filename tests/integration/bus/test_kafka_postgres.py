@@ -10,7 +10,17 @@ from uuid import uuid4
 
 import pytest
 
-from headwater.bus import Consumer, ConsumerLimits, Context, DeadLetters, KafkaSource, PostgresEffects, RetryPolicy, Subscriptions
+from headwater.bus import (
+    Consumer,
+    ConsumerLimits,
+    Context,
+    DeadLetterIt,
+    DeadLetters,
+    KafkaSource,
+    PostgresEffects,
+    RetryPolicy,
+    Subscriptions,
+)
 from headwater.errors import NotFoundError
 from headwater.eventstore import PostgresEventStore
 from headwater.kafka import KafkaSettings
@@ -20,7 +30,7 @@ from headwater.postgres import Database
 from headwater.testing import eventually
 from tests.integration.bus.feeding import Feeder
 
-QUICK = RetryPolicy(attempts_max=3, first_delay_seconds=0.05, delay_factor=2)
+QUICK = RetryPolicy(attempts_max=3, first_delay_seconds=0.05, delay_factor=2, then=DeadLetterIt())
 
 
 class Shop:

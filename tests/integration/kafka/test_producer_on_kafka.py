@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import pytest
 import structlog
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from headwater.errors import BrokerUnavailable, ConfigurationError, RecordRefused, RelayFenced
 from headwater.kafka import (
@@ -134,9 +137,6 @@ async def test_tails_are_found_below_markers(settings: KafkaSettings, partitions
 
 
 async def test_topics_keep_everything_and_those_that_do_not_are_told(settings: KafkaSettings) -> None:
-    from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-    from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-
     kept, risky = f"t{uuid4().hex[:12]}", f"t{uuid4().hex[:12]}"
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.address)
     await admin.start()
@@ -152,6 +152,29 @@ async def test_topics_keep_everything_and_those_that_do_not_are_told(settings: K
         actual = {entry[0]: entry[1] for entry in answer.resources[0][4]}
         assert TOPIC_SETTINGS.items() <= actual.items()
         assert await topics.describe([kept, "never-made"]) == {kept: 2}
+    finally:
+        await admin.close()
+
+
+async def test_topics_are_made_with_replicas_in_sync_and_those_with_fewer_are_told(settings: KafkaSettings) -> None:
+    named, plain = f"t{uuid4().hex[:12]}", f"t{uuid4().hex[:12]}"
+    await KafkaTopics(settings).ensure([plain])
+    asked = replace(settings, topic_replication_factor=1, topic_min_insync_replicas=1)
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.address)
+    await admin.start()
+    try:
+        await KafkaTopics(asked).ensure([named])
+        answer = (await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, named)]))[0]
+        # Source 1: set for this topic, not the broker's default.
+        assert [(entry[1], entry[3]) for entry in answer.resources[0][4] if entry[0] == "min.insync.replicas"] == [("1", 1)]
+        with structlog.testing.capture_logs() as facts:
+            await KafkaTopics(replace(asked, topic_min_insync_replicas=2)).ensure([plain])
+        (warning,) = [fact for fact in facts if fact["event"] == "topic_would_lose_records"]
+        assert (warning["topic"], warning["settings"], warning["wanted"]["min.insync.replicas"]) == (
+            plain,
+            {"min.insync.replicas": "1"},
+            "2",
+        )
     finally:
         await admin.close()
 

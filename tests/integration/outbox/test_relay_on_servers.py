@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from uuid import uuid4
 
+import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
+from headwater.coordination import Lease, item_lease_name
 from headwater.errors import BrokerUnavailable, RelayFenced
 from headwater.eventstore import Checkpoint
 from headwater.kafka import KafkaSettings, Partition
 from headwater.messages import LogPosition
-from headwater.outbox import KafkaRelayBroker, PartitionPosition, RelayOptions
+from headwater.outbox import RELAY_GROUP, KafkaRelayBroker, PartitionPosition, RelayOptions
 from headwater.testing.waiting import eventually
 from tests.outbox_support import RelayOnServers, running
 
@@ -68,46 +70,30 @@ async def test_a_kafka_that_cannot_be_reached_loses_nothing(servers: RelayOnServ
     assert await servers.faults() == []
 
 
-async def test_leases_are_exclusive_and_terms_only_grow(servers: RelayOnServers) -> None:
-    one, other = uuid4(), uuid4()
-    first = await servers.positions.acquire("0", one, 0.3)
-    assert first is not None
-    assert await servers.positions.acquire("0", other, 10) is None
-    assert await servers.positions.renew(first, 0.05)
-    second = await eventually(lambda: servers.positions.acquire("0", other, 10))
-    assert second.term == first.term + 1
-    assert not await servers.positions.renew(first, 10)
-    await servers.positions.release(first)
-    assert await servers.positions.acquire("0", one, 10) is None
-    await servers.positions.release(second)
-    third = await servers.positions.acquire("0", one, 10)
-    assert third is not None
-    assert third.term == second.term + 1
-
-
 async def test_progress_is_saved_whole_or_not_at_all(servers: RelayOnServers) -> None:
-    lease = await servers.positions.acquire("0", uuid4(), 10)
-    assert lease is not None
+    lease = await taken(servers)
     checkpoint = Checkpoint(1, 5, uuid4())
     moved = {Partition("order", 1): PartitionPosition(LogPosition(1, 5), 7)}
-    await servers.positions.save(lease, checkpoint, moved)
+    await servers.positions.save("3", lease, checkpoint, moved)
     await servers.positions.record_topics({"order": 3})
     await servers.positions.record_topics({"order": 4})
-    await servers.positions.release(lease)
-    assert await servers.positions.acquire("0", uuid4(), 10) is not None
-    try:
-        await servers.positions.save(lease, Checkpoint(), {Partition("order", 1): PartitionPosition(LogPosition(1, 0), -1)})
-    except RelayFenced:
-        pass
-    else:
-        raise AssertionError("a lease that is over saved progress")
-    progress = await servers.positions.load("0")
+    await servers.positions.leases.release(lease)
+    assert (await taken(servers)).term == lease.term + 1
+    with pytest.raises(RelayFenced, match="another relay took shard 3"):
+        await servers.positions.save("3", lease, Checkpoint(), {Partition("order", 1): PartitionPosition(LogPosition(1, 0), -1)})
+    progress = await servers.positions.load("3")
     assert (progress.relayed_through, progress.positions, progress.topics) == (checkpoint, moved, {"order": 3})
 
 
 async def test_a_save_waits_for_nobody_but_the_lease(servers: RelayOnServers) -> None:
-    lease = await servers.positions.acquire("0", uuid4(), 10)
-    assert lease is not None
+    lease = await taken(servers)
     await asyncio.gather(
-        *(servers.positions.save(lease, Checkpoint(), {}) for _ in range(20)), *(servers.positions.renew(lease, 10) for _ in range(20))
+        *(servers.positions.save("3", lease, Checkpoint(), {}) for _ in range(20)),
+        *(servers.positions.leases.renew([lease], 10) for _ in range(20)),
     )
+
+
+async def taken(servers: RelayOnServers) -> Lease:
+    lease = await servers.positions.leases.acquire(item_lease_name(RELAY_GROUP, "3"), "tester", 10)
+    assert lease is not None
+    return lease

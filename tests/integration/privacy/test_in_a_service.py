@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from aiokafka import AIOKafkaConsumer
 
-from headwater import Context, Event, Personal, Projection, Service, SqlProjection, on
+from headwater import Context, DeadLetterIt, Event, Personal, Projection, Service, SqlProjection, on
 from headwater.bus import DeadLetterDesk
 from headwater.config import Settings
 from headwater.messages import NewEvent
@@ -85,7 +85,7 @@ def club(dsn: str, kafka: str, **options: Any) -> tuple[Service, list[MemberJoin
     service.projection(Names)
     service.projection(NameTable)
 
-    @service.on(MemberJoined)
+    @service.on(MemberJoined, on_error={RuntimeError: DeadLetterIt()})
     async def greet(event: MemberJoined, context: Context) -> None:
         assert "headwater_sealed" not in context.metadata
         assert context.decode(context.recorded) == event

@@ -383,3 +383,29 @@ async def test_random_rebalances_crashes_and_failures_leave_every_effect_once() 
         reserved = [name.removeprefix("stock-") for name in world.stream_names("stock")]
         assert len(set(reserved)) == len(reserved)
         assert set(reserved) | {str(name).removeprefix("order-") for name in letters} == set(expected)
+
+
+async def test_a_position_that_went_back_with_its_database_is_gone_on_from_there() -> None:
+    """An asynchronous failover: what was committed last is gone with its effects, and the member is still the owner."""
+    world = World(partition_count=1)
+    partition = Partition("order", 0)
+
+    @world.subscriptions.on(OrderPlaced)
+    async def note(event: OrderPlaced) -> None:
+        world.handled.append(event.sku)
+
+    await world.place("a", "b")
+    async with world.running():
+        await world.caught_up()
+        behind = world.effects.position("shop", partition)
+        assert behind is not None
+        await world.place("c", "d")
+        await world.caught_up()
+        world.effects.is_reachable = False
+        await world.place("e")
+        await world.topics.relay()
+        await world.clock.advance(5)
+        world.effects.set_position("shop", behind)
+        world.effects.is_reachable = True
+        await world.caught_up()
+    assert world.handled == ["a", "b", "c", "d", "c", "d", "e"]

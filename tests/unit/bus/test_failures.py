@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,7 @@ from headwater.kafka import Partition
 from headwater.messages import ANY, NewEvent
 from headwater.testing import SeededRandomness
 from headwater.testing.memory_effects import MemoryTransaction
-from tests.unit.bus.world import OrderPlaced, StockReserved, World
+from tests.unit.bus.world import IN_PLACE, OrderPlaced, StockReserved, World
 
 ORDER_0 = Partition("order", 0)
 
@@ -86,7 +87,7 @@ async def test_order_within_the_partition_survives_retries() -> None:
 
 
 async def test_many_failing_messages_cost_each_other_nothing() -> None:
-    world = World(partition_count=1, retry_policy=RetryPolicy(attempts_max=1))
+    world = World(partition_count=1, retry_policy=replace(IN_PLACE, attempts_max=1))
     refuse_poison(world)
     skus = [f"poison{n}" if n % 3 == 0 else f"good{n}" for n in range(60)]
     await world.place(*skus)
@@ -125,7 +126,7 @@ async def test_the_other_handlers_effects_of_a_dead_letter_are_kept() -> None:
 
 @pytest.mark.parametrize("attempts_max", [1, 5])
 async def test_data_that_does_not_fit_the_class_is_not_tried_again(attempts_max: int) -> None:
-    world = World(partition_count=1, retry_policy=RetryPolicy(attempts_max=attempts_max))
+    world = World(partition_count=1, retry_policy=replace(IN_PLACE, attempts_max=attempts_max))
     refuse_poison(world)
 
     @world.subscriptions.on(OrderPlaced)
@@ -205,7 +206,7 @@ async def test_a_lost_race_for_a_version_is_tried_again() -> None:
 
 async def test_a_transaction_left_broken_is_the_fault_of_the_handler_that_left_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory has no aborted transactions, so one is played: the commit is refused while a message named poison is in it."""
-    world = World(partition_count=1, retry_policy=RetryPolicy(attempts_max=2))
+    world = World(partition_count=1, retry_policy=replace(IN_PLACE, attempts_max=2))
     refused = EffectsRefused("left aborted")
     advance = MemoryTransaction.advance
 
@@ -228,7 +229,7 @@ async def test_a_transaction_left_broken_is_the_fault_of_the_handler_that_left_i
 
 
 async def test_a_handler_that_raises_cancelled_error_has_failed() -> None:
-    world = World(partition_count=1, retry_policy=RetryPolicy(attempts_max=2))
+    world = World(partition_count=1, retry_policy=replace(IN_PLACE, attempts_max=2))
 
     @world.subscriptions.on(OrderPlaced)
     async def awkward(event: OrderPlaced) -> None:
@@ -246,7 +247,7 @@ async def test_a_handler_that_raises_cancelled_error_has_failed() -> None:
 
 async def test_a_handler_that_never_returns_is_cut_off() -> None:
     limits = ConsumerLimits(handler_seconds_max=0.05, batch_seconds_max=0.05)
-    world = World(partition_count=1, retry_policy=RetryPolicy(attempts_max=2), limits=limits)
+    world = World(partition_count=1, retry_policy=replace(IN_PLACE, attempts_max=2), limits=limits)
 
     @world.subscriptions.on(OrderPlaced)
     async def slow(event: OrderPlaced, context: Context) -> None:
@@ -320,7 +321,7 @@ async def test_the_idempotency_key_of_a_message_that_is_sent_again_is_the_same()
 
 
 async def test_errors_that_cannot_be_stored_as_they_are_do_not_keep_the_letter_away() -> None:
-    world = World(partition_count=1, retry_policy=RetryPolicy(attempts_max=1))
+    world = World(partition_count=1, retry_policy=replace(IN_PLACE, attempts_max=1))
 
     class Unprintable(Exception):
         def __str__(self) -> str:
@@ -352,7 +353,7 @@ def test_delays_grow_to_their_maximum() -> None:
 @pytest.mark.parametrize(("conflicts", "is_given_up"), [(7, False), (100, True)])
 async def test_a_conflict_is_tried_longer_than_a_fault_but_not_for_ever(conflicts: int, is_given_up: bool) -> None:
     """Others may be first more often than a handler may fail; a version that never comes is the handler's own mistake."""
-    world = World(partition_count=1, retry_policy=RetryPolicy(attempts_max=2))
+    world = World(partition_count=1, retry_policy=replace(IN_PLACE, attempts_max=2))
     tries = 0
 
     @world.subscriptions.on(OrderPlaced)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from headwater.bus import Context, Subscriptions
-from headwater.errors import UsageError
+from headwater.bus import Context, DeadLetter, DeadLetterIt, Park, RetryPolicy, Stop, Subscriptions
+from headwater.errors import ConfigurationError, StorageUnavailable, UsageError
 from headwater.messages import Event
 
 
@@ -135,3 +135,42 @@ def test_two_classes_of_one_name_are_refused() -> None:
     with pytest.raises(UsageError, match="two event classes are named OrderPlaced"):
         subscriptions.on(other)(second)
     assert len(subscriptions) == 1
+
+
+# -- what becomes of errors --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"retries": 3}, "knows no option retries; there are: retry, on_error"),
+        ({"retry": 3}, "must be a RetryPolicy"),
+        ({"retry": Park()}, "must be a RetryPolicy; what comes after the retries is its `then`"),
+        ({"on_error": Park()}, r"must map classes of exceptions to actions, as in \{PaymentDown: Park\(\)\}"),
+        ({"on_error": {"ValueError": Park()}}, "names 'ValueError', which is no class of exceptions"),
+        ({"on_error": {KeyboardInterrupt: Park()}}, "no class of exceptions that a handler may raise"),
+        ({"on_error": {ValueError: Park}}, "Stop\\(\\); write it with brackets"),
+        ({"on_error": {ValueError: 3}}, "on_error says 3 for ValueError"),
+        ({"on_error": {StorageUnavailable: Stop()}}, "waited out without counting"),
+        ({"copy_dead_letters_to": "trouble"}, "must be MessageDeadLettered"),
+        ({"copy_dead_letters_to": DeadLetter}, "must be MessageDeadLettered"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused_at_import(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Subscriptions().on(OrderPlaced, **options)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Park(attempts_max=0), r"Park\(attempts_max=0\) must lie between 1 and 1000"),
+        (lambda: Park(delay_factor=0.5), "Park: delays must not be negative, delay_factor at least 1"),
+        (lambda: Park(when_exhausted="stop"), "must be 'dead_letter' or 'stop_key'"),  # type: ignore[arg-type]
+        (lambda: RetryPolicy(then=DeadLetterIt), r"must be Park\(\), DeadLetterIt\(\)"),  # type: ignore[arg-type]
+        (lambda: RetryPolicy(attempts_max=1001), "must lie between 1 and 1000"),
+    ],
+)
+def test_policies_that_mean_nothing_are_refused_where_they_are_made(make: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        make()

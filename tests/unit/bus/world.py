@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from headwater.bus import Consumer, ConsumerLimits, RetryPolicy, Subscriptions
+from headwater.bus import Consumer, ConsumerLimits, DeadLetterIt, RetryPolicy, Subscriptions
 from headwater.kafka import Partition
 from headwater.messages import ANY, Event
 from headwater.testing import FakeClock, MemoryEventStore, SeededRandomness
@@ -15,6 +15,8 @@ from headwater.testing.memory_bus import MemorySource, MemoryTopics
 from headwater.testing.memory_effects import MemoryEffects
 
 ROUNDS_MAX = 2_000
+IN_PLACE = RetryPolicy(attempts_max=5, first_delay_seconds=0.25, delay_seconds_max=30.0, jitter=0.0, then=DeadLetterIt())
+"""The message's partition waits, and in the end it is a dead letter; without parking."""
 
 
 class OrderPlaced(Event):
@@ -39,7 +41,7 @@ class World:
         self.effects = MemoryEffects(self.store, clock=self.clock)
         self.topics = MemoryTopics(self.store, partition_count=partition_count)
         self.subscriptions = Subscriptions()
-        self.options: dict[str, Any] = {"retry_policy": RetryPolicy(jitter=0.0), "limits": ConsumerLimits(), **options}
+        self.options: dict[str, Any] = {"retry_policy": IN_PLACE, "limits": ConsumerLimits(), **options}
         self.handled: list[str] = []
 
     def member(self, *, share: list[Partition] | None = None) -> tuple[Consumer, MemorySource]:

@@ -213,6 +213,8 @@ CASES: list[tuple[str, Any, list[Severity], str]] = [
     ("min-insync-replicas", topic(partition=replace(PARTITION, replicas=(1, 2))), [WARNING], "topic order: 2, with 2 replicas"),
     ("min-insync-replicas", topic({"min.insync.replicas": "1"}, partition=replace(PARTITION, replicas=(1,))), [OK], "fits"),
     ("min-insync-replicas", brokers({"min.insync.replicas": "1"}), [FAILURE], "topics still to be made: 1, with 3"),
+    ("min-insync-replicas", replace(brokers({"min.insync.replicas": "1"}), topic_min_insync_replicas=2), [OK], "fits"),
+    ("min-insync-replicas", replace(KAFKA, topic_min_insync_replicas=1), [FAILURE], "topics still to be made: 1, with 3"),
     ("unclean-leader-election", topic({"unclean.leader.election.enable": "true"}), [FAILURE], "topic order: true"),
     ("unclean-leader-election", brokers({"unclean.leader.election.enable": "true"}), [FAILURE], "topics still to be made"),
     ("topic-retention", topic({"retention.ms": "604800000"}), [FAILURE], "topic order: retention.ms=604800000 (7 days)"),

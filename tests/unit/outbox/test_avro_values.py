@@ -9,14 +9,14 @@ from headwater.errors import BrokerUnavailable, SchemaError
 from headwater.eventstore import Checkpoint
 from headwater.kafka import AVRO_CONTENT, JSON_CONTENT, Partition, Record, kind_of
 from headwater.messages import ANY, EventRegistry, NewEvent
-from headwater.outbox import Relay
+from headwater.outbox import SHARDS, Relay
 from headwater.schemas import AvroDecoder, AvroEncoder, schema_id_of
 from headwater.testing.memory_relay import MemoryRelayBroker, MemoryRelayPositions
 from headwater.testing.memory_schemas import MemorySchemaBoard, MemorySchemas
 from headwater.testing.memory_store import MemoryEventStore
 from headwater.testing.waiting import eventually
 from tests.outbox_support import faults_of, running
-from tests.unit.outbox.test_relay import QUICK, SHARD
+from tests.unit.outbox.test_relay import QUICK
 
 
 class CupFilled(Event):
@@ -68,7 +68,11 @@ class World:
             await self.store.append("cup-1", [event], expected_version=ANY)
 
     async def all_relayed(self) -> None:
-        await eventually(lambda: self.positions.relayed_through.get(SHARD, Checkpoint()).global_position == len(self.store.events))
+        await eventually(
+            lambda: all(
+                self.positions.relayed_through.get(shard, Checkpoint()).global_position == len(self.store.events) for shard in SHARDS
+            )
+        )
 
     async def faults(self) -> list[str]:
         decoder = AvroDecoder(MemorySchemaBoard(self.board.topic))

@@ -47,15 +47,15 @@ def post() -> tuple[Service, type[Projection], list[str]]:
 async def test_a_service_in_memory_seals_opens_and_forgets() -> None:
     service, texts, seen = post()
     async with memory_service(service) as memory:
-        await service.store.append("letter-1", [LetterSent(person="p", text="Dear Ada", copies=2)], expected_version=0)
+        await service.store.append("letter-1", [LetterSent(person="p", text="Dear Åda", copies=2)], expected_version=0)
         await memory.settle()
-        assert seen == ["Dear Ada"] * 5
-        assert all("Ada" not in recorded.data and "headwater:sealed:1:" in recorded.data for recorded in memory.recorded)
-        assert {event.text for event in memory.events if isinstance(event, LetterSent)} == {"Dear Ada"}
+        assert seen == ["Dear Åda"] * 5
+        assert all("Åda" not in recorded.data and "headwater:sealed:1:" in recorded.data for recorded in memory.recorded)
+        assert {event.text for event in memory.events if isinstance(event, LetterSent)} == {"Dear Åda"}
         assert len(memory.stream("letter-copy")) == 2
         row = await service.read(texts, "p")
         assert row is not None
-        assert row.model_dump() == {"text": "Dear Ada"}
+        assert row.model_dump() == {"text": "Dear Åda"}
 
         assert await service.forget("p") is not None
         assert {event.text for event in memory.events if isinstance(event, LetterSent)} == {"[forgotten]"}
@@ -68,8 +68,8 @@ async def test_a_handler_that_is_late_gets_the_redaction_and_goes_on_with_it() -
     service, _, seen = post()
     async with memory_service(service) as memory:
         parts = service.open_parts()
-        await parts.personal.seal([LetterSent(person="p", text="Dear Ada")])
-        sealed = await parts.personal.seal([LetterSent(person="p", text="Dear Ada", copies=1)])
+        await parts.personal.seal([LetterSent(person="p", text="Dear Åda")])
+        sealed = await parts.personal.seal([LetterSent(person="p", text="Dear Åda", copies=1)])
         await service.forget("p")
         await service.store.append("letter-1", sealed, expected_version=0)
         await memory.settle()
@@ -81,8 +81,8 @@ async def test_a_handler_that_is_late_gets_the_redaction_and_goes_on_with_it() -
 async def test_deciding_in_a_service_in_memory_seals_snapshots_and_forgets_its_cache() -> None:
     service = Service("club", cached_streams_max=10)
     async with memory_service(service):
-        await service.decide(STREAM, Name("Ada"), MEMBER)
-        assert (await service.decide(STREAM, Pay(), MEMBER)).state.name == "Ada"
+        await service.decide(STREAM, Name("Åda"), MEMBER)
+        assert (await service.decide(STREAM, Pay(), MEMBER)).state.name == "Åda"
         parts = service.open_parts()
         assert parts.stream_cache is not None
         assert len(parts.stream_cache) == 1
@@ -97,10 +97,10 @@ async def test_deciding_in_a_service_in_memory_seals_snapshots_and_forgets_its_c
 async def test_what_was_forgotten_elsewhere_is_forgotten_in_the_cache_in_time() -> None:
     clock, service = FakeClock(), Service("club", cached_streams_max=10)
     async with memory_service(service, clock=clock):
-        for command in (Name("Ada"), Pay()):
+        for command in (Name("Åda"), Pay()):
             await service.decide(STREAM, command, MEMBER)
         await service.open_parts().personal._keys.forget("ada")
         await clock.advance(KEY_AGE_SECONDS_MAX)
-        assert (await service.decide(STREAM, Pay(), MEMBER)).state.name == "Ada"
+        assert (await service.decide(STREAM, Pay(), MEMBER)).state.name == "Åda"
         await clock.advance(0.001)
         assert (await service.decide(STREAM, Pay(), MEMBER)).state.name == "[forgotten]"

@@ -1,0 +1,98 @@
+"""End to end: how long after the call of `append` its effect is committed, by way of the log, the relay, Kafka and a handler."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio.subprocess import Process
+from itertools import count, cycle
+from time import perf_counter
+from typing import Final
+
+from benchmarks.consume import CREATE_EFFECTS
+from benchmarks.kafka_records import PARTITION_COUNT, make_topic
+from benchmarks.measure import HEADWATER, Comparison, Comparisons, Contender, Metric, percentile
+from benchmarks.orders import mean_bytes, orders, placed_in
+from benchmarks.scale import Scale
+from benchmarks.servers import Servers, new_category
+from benchmarks.subprocesses import next_line, python_process
+from headwater.errors import HeadwaterError
+from headwater.eventstore import EventStore, LogDoorbell, PostgresEventStore, WatchedEventStore
+from headwater.messages import NO_STREAM
+
+RATES: Final = (500, 5)
+"""Events a second."""
+WRITERS: Final = 8
+SECONDS_MIN: Final = 2.0
+"""A turn at the slow rate has to have some events."""
+ARRIVAL_SECONDS_MAX: Final = 60.0
+P50: Final = Metric("p50", "ms")
+P99: Final = Metric("p99", "ms")
+
+
+async def compare_end_to_end(servers: Servers, _scale: Scale) -> Comparisons:
+    """Busy, then nearly idle."""
+    for rate in RATES:
+        category = new_category()
+        events = orders(placed_in(category))
+        async with servers.database(connections_max=WRITERS) as database, servers.topics([category]):
+            await make_topic(servers.bootstrap, category)
+            async with database.connection() as connection:
+                await connection.execute(CREATE_EFFECTS)
+            async with LogDoorbell(database, on_ring=lambda: None) as doorbell:
+                store = WatchedEventStore(PostgresEventStore(database), on_append=doorbell.ring)
+                async with python_process("benchmarks.end_to_end_service", database.dsn, servers.bootstrap, category) as service:
+                    sample = _Latencies(store, service, category, rate).sample
+                    conditions = {"events_per_second": rate, "bytes": mean_bytes(events), "durable": True, "partitions": PARTITION_COUNT}
+                    yield Comparison("end_to_end", conditions, [Contender(HEADWATER, sample)], metrics=(P50, P99))
+
+
+class _Latencies:
+    """Appends at a steady rate, whether or not earlier ones have returned, and waits until all have had their effect."""
+
+    def __init__(self, store: EventStore, service: Process, category: str, rate: int) -> None:
+        self._store, self._service, self._rate = store, service, rate
+        self._names, self._events = (f"{category}-{number}" for number in count(1)), cycle(orders(placed_in(category)))
+        self._is_ready = False
+
+    async def sample(self, seconds: float) -> dict[str, float]:
+        if not self._is_ready:
+            # The first one waits until the consumer has joined its group.
+            first = await self._append()
+            await self._arrivals({first})
+            self._is_ready = True
+        event_count = max(1, round(max(seconds, SECONDS_MIN) * self._rate))
+        called = await self._append_all(event_count)
+        arrived = await self._arrivals(set(called))
+        latencies = [1_000 * (arrived[position] - began) for position, began in called.items()]
+        return {P50.name: percentile(latencies, 0.50), P99.name: percentile(latencies, 0.99)}
+
+    async def _append(self) -> int:
+        result = await self._store.append(next(self._names), [next(self._events)], expected_version=NO_STREAM)
+        return result.global_position
+
+    async def _append_all(self, event_count: int) -> dict[int, float]:
+        """When each event's append was called, by its position."""
+        called: dict[int, float] = {}
+
+        async def one() -> None:
+            began = perf_counter()
+            called[await self._append()] = began
+
+        first = perf_counter()
+        async with asyncio.TaskGroup() as appends:
+            for number in range(event_count):
+                await asyncio.sleep(max(0.0, first + number / self._rate - perf_counter()))
+                appends.create_task(one())
+        return called
+
+    async def _arrivals(self, positions: set[int]) -> dict[int, float]:
+        arrived: dict[int, float] = {}
+        try:
+            async with asyncio.timeout(ARRIVAL_SECONDS_MAX):
+                while positions - arrived.keys():
+                    position, moment = (await next_line(self._service)).split()
+                    arrived[int(position)] = float(moment)
+        except TimeoutError:
+            missing = len(positions - arrived.keys())
+            raise HeadwaterError(f"end_to_end: {missing} events had no effect after {ARRIVAL_SECONDS_MAX:g} seconds") from None
+        return arrived

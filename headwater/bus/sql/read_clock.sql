@@ -1,0 +1,2 @@
+-- The moment. Returns now timestamptz.
+SELECT clock_timestamp() AS now

@@ -1,0 +1,187 @@
+"""A whole service with `source="postgres"`: no broker is asked for anything."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+import pytest
+
+from headwater import Context, Event, Personal, Projection, Saga, SagaContext, Service, Step, on, on_deadline, starts_on
+from headwater.bus import DeadLetterDesk, RetryPolicy, consumer, require_source
+from headwater.config import Settings
+from headwater.errors import BrokerUnavailable, UsageError
+from headwater.messages import NewEvent
+from headwater.postgres import Database
+from headwater.testing import eventually
+
+NOBODY = "127.0.0.1:1"
+"""Where no broker listens."""
+
+
+class OrderPlaced(Event):
+    order_id: str
+    sku: str
+    buyer: Annotated[str, Personal("order_id")] = "Ada Lovelace"
+
+
+class StockReserved(Event):
+    order_id: str
+
+
+class PaymentAsked(Event, category="payment"):
+    order_id: str
+
+
+class PaymentTaken(Event, category="payment"):
+    order_id: str
+
+
+class OrderConfirmed(Event):
+    order_id: str
+    reason: str
+
+
+def shop(dsn: str, source: str | None = "postgres", *, setting: str = "kafka") -> Service:
+    service = Service("shop", source=source, settings=Settings(postgres=dsn, kafka=NOBODY, source=setting))  # type: ignore[arg-type]
+
+    @service.on(OrderPlaced)
+    async def reserve(event: OrderPlaced, context: Context) -> None:
+        if event.sku == "poison":
+            raise ValueError("never this")
+        assert event.buyer == "Ada Lovelace"
+        await context.append(f"stock-{event.sku}", StockReserved(order_id=event.order_id))
+
+    @service.on(PaymentAsked)
+    async def charge(event: PaymentAsked, context: Context) -> None:
+        if event.order_id != "unpaid":
+            await context.append(f"payment-{event.order_id}", PaymentTaken(order_id=event.order_id))
+
+    @service.saga
+    class Checkout(Saga, key="order_id"):
+        payment = Step(done_by=PaymentTaken)
+
+        @starts_on(OrderPlaced)
+        async def placed(self, event: OrderPlaced, saga: SagaContext) -> None:
+            await saga.send(self.payment, PaymentAsked(order_id=event.order_id))
+            saga.set_deadline("payment", after=timedelta(seconds=0.3 if event.order_id == "unpaid" else 60))
+
+        @on(PaymentTaken)
+        async def paid(self, event: PaymentTaken, saga: SagaContext) -> None:
+            await saga.append(f"order-{event.order_id}", OrderConfirmed(order_id=event.order_id, reason="paid"))
+            saga.complete()
+
+        @on_deadline("payment")
+        async def unpaid(self, saga: SagaContext) -> None:
+            await saga.append(f"order-{saga.key}", OrderConfirmed(order_id=saga.key, reason="on credit"))
+            saga.complete()
+
+    @service.projection
+    class Reserved(Projection):
+        orders: int = 0
+
+        @on(StockReserved)
+        def reserved(self, event: StockReserved) -> None:
+            self.orders += 1
+
+    return service
+
+
+async def reasons(service: Service, order_id: str) -> list[str]:
+    events = [event async for event in service.store.read_stream(f"order-{order_id}") if event.type == "OrderConfirmed"]
+    return [OrderConfirmed.model_validate_json(event.data).reason for event in events]
+
+
+async def test_handlers_sagas_deadlines_messages_and_read_models_work_from_the_log(database: Database) -> None:
+    async with shop(database.dsn) as service:
+        for order_id in ("1", "2", "unpaid"):
+            await service.store.append(f"order-{order_id}", [OrderPlaced(order_id=order_id, sku="chai")], expected_version=0)
+        await service.events.publish("OrderPlaced", {"order_id": "3", "sku": "chai"})
+
+        async def are_confirmed() -> bool:
+            return [await reasons(service, order_id) for order_id in ("1", "2", "unpaid", "3")] == [
+                ["paid"],
+                ["paid"],
+                ["on credit"],
+                ["paid"],
+            ]
+
+        await eventually(are_confirmed, 30)
+        await eventually(lambda: _stream_has(service, "stock-chai", 4), 30)
+        assert "kafka" not in service.addresses()
+        projection = service.find_projection("reserved")
+        row = await service.read(projection, consistency="strong")  # type: ignore[type-var]
+        assert row is not None
+        assert row.orders == 4  # type: ignore[attr-defined]
+    async with database.connection() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM headwater.dead_letters") == 0
+        topics = await connection.fetch("SELECT DISTINCT topic FROM headwater.consumer_positions ORDER BY topic")
+        assert [row["topic"] for row in topics] == ["log:order", "log:payment"]
+
+
+async def _stream_has(service: Service, stream_name: str, count: int) -> bool:
+    return await service.store.stream_version(stream_name) == count
+
+
+async def test_dead_letters_keep_personal_data_sealed_and_can_be_retried(database: Database) -> None:
+    async with shop(database.dsn) as service:
+        await service.store.append("order-1", [OrderPlaced(order_id="1", sku="fine")], expected_version=0)
+        event = NewEvent("OrderPlaced", '{"order_id": "2", "sku": 5}')
+        await service.store.append("order-2", [event], expected_version=0)
+        await eventually(lambda: _letters(service, 2), 30)
+        letters = await service.dead_letters.list()
+        assert {letter.stream_name for letter in letters} == {"order-2"}
+        assert {letter.partition.topic for letter in letters} == {"log:order"}
+        ids = [letter.dead_letter_id for letter in letters if letter.dead_letter_id is not None]
+        assert await DeadLetterDesk(database).retry(ids) == frozenset(ids)
+        await eventually(lambda: _were_tried_again(service), 30)
+
+
+async def test_a_poisoned_order_is_kept_with_its_personal_data_sealed(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer, "RetryPolicy", lambda: RetryPolicy(attempts_max=2, first_delay_seconds=0.01))
+    async with shop(database.dsn) as service:
+        await service.store.append("order-1", [OrderPlaced(order_id="1", sku="poison")], expected_version=0)
+        await eventually(lambda: _letters(service, 1), 60)
+        (letter,) = await service.dead_letters.list()
+        assert letter.error_message == "never this"
+        assert "poison" in str(letter.data)
+        assert "Lovelace" not in str(letter)
+
+
+async def _letters(service: Service, count: int) -> bool:
+    return await service.dead_letters.count() == count
+
+
+async def _were_tried_again(service: Service) -> bool:
+    return all(letter.attempts > 1 for letter in await service.dead_letters.list())
+
+
+async def test_the_setting_chooses_as_the_argument_does_and_the_argument_counts_over_it(database: Database) -> None:
+    async with shop(database.dsn, None, setting="postgres") as service:
+        await service.store.append("order-1", [OrderPlaced(order_id="1", sku="chai")], expected_version=0)
+        await eventually(lambda: _stream_has(service, "stock-chai", 1), 30)
+    with pytest.raises(BrokerUnavailable):
+        async with shop(database.dsn, "kafka", setting="postgres"):
+            pass
+    with pytest.raises(UsageError, match="neither 'kafka' nor 'postgres'"):
+        shop(database.dsn, "rabbit")
+
+
+@pytest.mark.parametrize(("topic", "source"), [("order", "postgres"), ("log:order", "kafka")])
+async def test_another_source_than_before_is_refused_before_anything_happens_twice(database: Database, topic: str, source: str) -> None:
+    async with database.connection() as connection:
+        await connection.execute(
+            "INSERT INTO headwater.consumer_positions (group_name, topic, partition, next_offset) VALUES ('shop', $1, 0, 7)", topic
+        )
+    with pytest.raises(UsageError, match="a second time"):
+        await require_source(database, "shop", source)  # type: ignore[arg-type]
+    await require_source(database, "other", source)  # type: ignore[arg-type]
+    if source == "postgres":
+        with pytest.raises(UsageError, match="a second time"):
+            async with shop(database.dsn):
+                pass
+
+
+async def test_appending_needs_no_broker_either(database: Database) -> None:
+    async with shop(database.dsn).connect() as service:
+        await service.store.append("order-1", [OrderPlaced(order_id="1", sku="chai")], expected_version=0)
