@@ -10,7 +10,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headwater.bus import BatchContext, Context, DeadLetterIt, Firing, MessageDeadLettered, Park, RetryPolicy, Skip, Stop
+    from headwater.bus import (
+        BatchContext,
+        CallNext,
+        Context,
+        DeadLetterIt,
+        Firing,
+        HandlerCall,
+        MessageDeadLettered,
+        Park,
+        RetryPolicy,
+        Skip,
+        Stop,
+    )
     from headwater.eventstore import Decider, Decision
     from headwater.messages import ANY, NO_STREAM, STREAM_EXISTS, AppendResult, Event, NewEvent, RecordedEvent
     from headwater.personal import Personal
@@ -24,6 +36,8 @@ _HOMES = {
     "STREAM_EXISTS": "headwater.messages",
     "AppendResult": "headwater.messages",
     "BatchContext": "headwater.bus",
+    "CallNext": "headwater.bus",
+    "HandlerCall": "headwater.bus",
     "Context": "headwater.bus",
     "DeadLetterIt": "headwater.bus",
     "Decider": "headwater.eventstore",
@@ -56,12 +70,14 @@ __all__ = [
     "STREAM_EXISTS",
     "AppendResult",
     "BatchContext",
+    "CallNext",
     "Context",
     "DeadLetterIt",
     "Decider",
     "Decision",
     "Event",
     "Firing",
+    "HandlerCall",
     "MessageDeadLettered",
     "NewEvent",
     "Park",

@@ -24,11 +24,18 @@ position follows as far as everything before it is finished; batches take a mess
 
 What can fail: a handler (above); PostgreSQL or Kafka away (waited out, for ever, with growing delays, telling so); a deadlock, or a database that
 a handler uses is away (tried again without counting against the message); a record that no relay wrote, or an event that does not fit its class
-(kept as a dead letter at once, unless `on_error` says otherwise); the transaction took effect but the answer was lost (the position row tells on the
-next claim).
+(kept as a dead letter at once, unless `on_error` says otherwise); the transaction took effect but the answer was lost (the position row tells on
+the next claim).
+
+What comes due (messages for later, recurring schedules, sagas' deadlines) the `Clockwork` does, on the database's clock: whoever does it locks its
+rows, and what it makes is appended to the log in the transaction that removes them or moves them on. Records of other producers (`foreign`) get a
+relay's headers as they are received; from there on they are messages like any other. Replies (`replies`) are appends of the handler's transaction;
+who asked reads them from a topic of its own, and forgets its questions when it dies.
+
 Handlers see a message again after any failed attempt, so effects outside this database may happen twice: give them `Context.idempotency_key`.
 """
 
+from headwater.bus.binding import CallNext, HandlerCall, Middleware, Provider, Surroundings
 from headwater.bus.clockwork import Clockwork, DueWork
 from headwater.bus.consumer import Consumer
 from headwater.bus.context import BatchContext, Context, PublishesEvents
@@ -63,7 +70,7 @@ from headwater.bus.replies import REQUEST_SECONDS_DEFAULT, ReplySource, Requests
 from headwater.bus.retries import DeadLetterIt, ErrorAction, OnError, Park, RetryPolicy, Skip, Stop
 from headwater.bus.retrying import DeadLetterRetrier, LetterRetries, PostgresLetterRetries
 from headwater.bus.schedules import DueSchedule, Firing, MakesEvent, Missed, Schedule, Schedules, ScheduleStatus, ScheduleStore
-from headwater.bus.subscriptions import Handler, HandlerDecorator, HandlerOptions, Subscriptions
+from headwater.bus.subscriptions import Handler, HandlerDecorator, HandlerOptions, Subscriptions, named_classes
 from headwater.bus.values import LANE_TRANSACTIONS_MAX, ConsumerLimits, LastRecord, Move, PartitionPosition, SourceRecord
 
 __all__ = [
@@ -77,6 +84,7 @@ __all__ = [
     "PARKED_STATUSES",
     "REQUEST_SECONDS_DEFAULT",
     "BatchContext",
+    "CallNext",
     "Clockwork",
     "Consumer",
     "ConsumerLimits",
@@ -101,6 +109,7 @@ __all__ = [
     "Follower",
     "ForeignFormat",
     "Handler",
+    "HandlerCall",
     "HandlerDecorator",
     "HandlerOptions",
     "KafkaReplySource",
@@ -118,6 +127,7 @@ __all__ = [
     "MakesEvent",
     "MessageDeadLettered",
     "MessageSource",
+    "Middleware",
     "Missed",
     "Move",
     "OffsetOutOfRange",
@@ -139,6 +149,7 @@ __all__ = [
     "PostgresLogPartitions",
     "PostgresSchedules",
     "PostgresSource",
+    "Provider",
     "PublishesEvents",
     "Reading",
     "RebalanceListener",
@@ -155,7 +166,9 @@ __all__ = [
     "SourceRecord",
     "Stop",
     "Subscriptions",
+    "Surroundings",
     "lane_of",
     "log_topic",
+    "named_classes",
     "require_source",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Final, Self
 
@@ -16,9 +16,9 @@ from headwater.bus.judging import Judging
 from headwater.bus.kafka import KafkaSource
 from headwater.bus.lane_marks import LaneMarks
 from headwater.bus.lanes import Lanes
-from headwater.bus.parked_watch import ParkedWatch
+from headwater.bus.parked_turns import ParkedTurns
 from headwater.bus.parking import Parking
-from headwater.bus.partition_status import PartitionStatus, status_of
+from headwater.bus.partition_status import PartitionStatus, lags_of, status_of
 from headwater.bus.partition_work import PartitionWork
 from headwater.bus.ports import EffectStore, MessageSource, OffsetOutOfRange
 from headwater.bus.retries import RetryPolicy
@@ -37,8 +37,6 @@ from headwater.telemetry import logger
 
 _log = logger("bus")
 _RECONNECT: Final = RetryPolicy(first_delay_seconds=0.2, delay_factor=2.0, delay_seconds_max=30.0)
-PARKED_PER_ROUND: Final = 8
-"""Parked keys of one partition that are tried before new messages get their turn."""
 LANES_LOOKED_AT_SECONDS: Final = 0.02
 """While lanes are busy, how long they may be ahead of the position before it follows."""
 DEAF_PROBES_MAX: Final = 2
@@ -85,10 +83,9 @@ class Consumer:
         burying = Burying(subscriptions, copy_dead_letters_to)
         settling = Settling(surroundings, judging, burying)
         self._committing = Committing(effects, surroundings, judging, settling, self._limits)
-        self._parking = Parking(effects, surroundings, judging, burying, self._limits, self._values)
-        self._lanes = Lanes(effects, surroundings, judging, settling, self._parking, self._limits)
-        self._laned = {handler.name: handler for handler in subscriptions if handler.lanes}
-        self._parked_watch = ParkedWatch(effects, group, {handler.name for handler in subscriptions}, self._limits, clock)
+        parking = Parking(effects, surroundings, judging, burying, self._limits, self._values)
+        self._lanes = Lanes(effects, surroundings, judging, settling, parking, self._limits)
+        self._parked_turns = ParkedTurns(effects, surroundings, subscriptions, parking, self._lanes, self._limits, self._attempt_parked)
         self._assigned: dict[Partition, object] = {}
         """Each assignment has a token of its own, so that one that came back is told from one that stayed."""
         self._works: dict[Partition, PartitionWork] = {}
@@ -165,10 +162,7 @@ class Consumer:
         Raises:
             BrokerUnavailable: nobody answers.
         """
-        works = dict(self._works)
-        unread: Mapping[Partition, int] = await self._source.unread(list(works)) if works else {}
-        now = self._clock.now()
-        return tuple(work.lag(unread.get(partition, 0), now) for partition, work in sorted(works.items()))
+        return await lags_of(dict(self._works), self._source, self._clock.now())
 
     # -- the life of it ------------------------------------------------------------------------------------------------
 
@@ -260,7 +254,7 @@ class Consumer:
             if not (self._committing.is_stopping or message.work.is_revoked):
                 async with self._working:
                     await self._committing.try_alone(message)
-        was_parked = await self._work_off_parked()
+        was_parked = await self._parked_turns.take(self._works.values())
         ready = [message for work in self._works.values() for message in work.ready(self._limits.batch_size_max)]
         if ready:
             async with self._working:
@@ -274,6 +268,9 @@ class Consumer:
         """What went wrong in a lane ends the work on its partition, which is claimed anew, and is raised here."""
         for work, error in list(self._lanes.troubles.items()):
             await self._end_lanes(work)
+            if isinstance(error, HeadwaterError) and self._works.get(work.partition) is not work:
+                # It was given up before, and may be ours again under a newer claim, which this does not touch.
+                continue
             if not isinstance(error, ClaimsLost):
                 self._drop(work)
             raise error
@@ -289,22 +286,11 @@ class Consumer:
             del self._works[work.partition]
             self._source.pause(work.partition)
 
-    async def _work_off_parked(self) -> bool:
-        """Try the parked keys that are due, a few of each partition; whether there were any."""
-        parking = [work for work in self._works.values() if work.parked and not work.is_revoked]
-        if not parking:
-            return False
-        await self._parked_watch.hear_requests(parking)
-        was_busy = False
-        for work in parking:
-            for parked in work.parked.due(self._clock.monotonic())[:PARKED_PER_ROUND]:
-                if (laned := self._laned.get(parked.handler_name)) is not None and work.has_lanes:
-                    self._lanes.take_parked(work, parked, laned)
-                elif not (self._committing.is_stopping or work.is_revoked):
-                    async with self._working:
-                        await self._parking.try_next(work, parked)
-                    was_busy = True
-        return was_busy
+    async def _attempt_parked(self, work: PartitionWork, attempt: Callable[[], Awaitable[None]]) -> None:
+        """Try what is parked of a partition, unless it is being given up."""
+        if not (self._committing.is_stopping or work.is_revoked):
+            async with self._working:
+                await attempt()
 
     async def _wait_out(self, fact: str, error: HeadwaterError) -> None:
         self._troubles += 1
@@ -442,7 +428,7 @@ class Consumer:
         if marks is None:
             raise ClaimsLost(frozenset({partition}))
         work.lane_marks = LaneMarks(marks)
-        await self._parked_watch.load(work)
+        await self._parked_turns.load(work)
         if self._assigned.get(partition) is not token:
             return
         self._works[partition] = work
@@ -470,7 +456,7 @@ class Consumer:
                 self._rewind(work, row)
                 continue
             work.commit(row)
-            await self._parked_watch.load(work)
+            await self._parked_turns.load(work)
             work.needs_confirmation = False
 
     def _rewind(self, work: PartitionWork, row: PartitionPosition) -> None:

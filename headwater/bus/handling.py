@@ -197,6 +197,13 @@ class MessageHandling:
             if self.times.is_wanted:
                 self.times.end(handler.name, begun_at)
 
+    async def _run(self, transaction: EffectTransaction | None, message: Message, event: Event, handler: Handler) -> None:
+        if handler.takes_context:
+            assert message.opened is not None and transaction is not None, "its event was decoded before; a context has a transaction"
+            await self._call_with(Context(self._surroundings, transaction, message.opened, handler.name), transaction, event, handler)
+        else:
+            await handler.function(event)
+
     async def _call_many(
         self, transaction: EffectTransaction, messages: Sequence[Message], events: list[Event], handler: Handler, index: int
     ) -> None:
@@ -216,14 +223,6 @@ class MessageHandling:
         finally:
             if self.times.is_wanted:
                 self.times.end(handler.name, begun_at)
-
-    async def _run(self, transaction: EffectTransaction | None, message: Message, event: Event, handler: Handler) -> None:
-        if handler.takes_context:
-            assert message.opened is not None and transaction is not None, "its event was decoded before; a context has a transaction"
-            context = Context(self._surroundings, transaction, message.opened, handler.name)
-            await self._call_with(context, transaction, event, handler)
-        else:
-            await handler.function(event)
 
     async def _run_many(self, transaction: EffectTransaction, messages: Sequence[Message], events: list[Event], handler: Handler) -> None:
         if handler.takes_context:

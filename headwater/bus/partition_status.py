@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from headwater.bus.dead_letters import message_of
 from headwater.bus.partition_work import PartitionWork
+from headwater.bus.ports import MessageSource
+from headwater.bus.values import PartitionLag
 from headwater.kafka import Partition
 
 
@@ -41,3 +44,13 @@ def status_of(partition: Partition, work: PartitionWork | None, lost: Container[
         parked_keys=len(work.parked),
         parked_messages=work.parked.message_count,
     )
+
+
+async def lags_of(works: Mapping[Partition, PartitionWork], source: MessageSource, now: datetime) -> tuple[PartitionLag, ...]:
+    """How far each partition is behind its end, by what its source says.
+
+    Raises:
+        BrokerUnavailable: nobody answers.
+    """
+    unread: Mapping[Partition, int] = await source.unread(list(works)) if works else {}
+    return tuple(work.lag(unread.get(partition, 0), now) for partition, work in sorted(works.items()))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from abc import ABC
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeAlias, TypedDict, TypeVar, Union, Unpack, cast, get_args, get_origin, overload
+from typing import Any, Concatenate, Generic, ParamSpec, TypeAlias, TypedDict, TypeVar, Union, Unpack, cast, get_args, get_origin, overload
 
 from headwater.bus.context import BatchContext, Context, EffectContext
 from headwater.bus.dead_letters import MessageDeadLettered
@@ -23,10 +24,9 @@ E2 = TypeVar("E2", bound=Event)
 E3 = TypeVar("E3", bound=Event)
 E4 = TypeVar("E4", bound=Event)
 
-_EventHandler: TypeAlias = Callable[[E_contra], Coroutine[Any, Any, None]]
-_ContextHandler: TypeAlias = Callable[[E_contra, Context], Coroutine[Any, Any, None]]
-_BatchHandler: TypeAlias = Callable[[list[E_contra]], Coroutine[Any, Any, None]]
-_BatchContextHandler: TypeAlias = Callable[[list[E_contra], BatchContext], Coroutine[Any, Any, None]]
+_Done: TypeAlias = Coroutine[Any, Any, None]
+Others = ParamSpec("Others")
+"""The context, and behind a star what providers make; checked at import."""
 
 
 class HandlerOptions(TypedDict, total=False):
@@ -51,6 +51,8 @@ class Handler:
     function: Callable[..., Coroutine[Any, Any, None]]
     takes_context: bool
     event_classes: tuple[type[Event], ...]
+    needs: tuple[tuple[str, type], ...] = ()
+    """Its keyword-only parameters and their classes: what providers make for it."""
     takes_batch: bool = False
     """It is given a list: all of its events in a transaction at once."""
     policy: HandlerPolicy = DEFAULT_POLICY
@@ -89,13 +91,11 @@ class HandlerDecorator(Generic[E_contra]):
         self._register, self._event_classes, self._policy, self._lanes = register, event_classes, policy, lanes
 
     @overload
-    def __call__(self, handler: _EventHandler[E_contra], /) -> _EventHandler[E_contra]: ...
+    def __call__(self, handler: Callable[Concatenate[E_contra, Others], _Done], /) -> Callable[Concatenate[E_contra, Others], _Done]: ...
     @overload
-    def __call__(self, handler: _ContextHandler[E_contra], /) -> _ContextHandler[E_contra]: ...
-    @overload
-    def __call__(self, handler: _BatchHandler[E_contra], /) -> _BatchHandler[E_contra]: ...
-    @overload
-    def __call__(self, handler: _BatchContextHandler[E_contra], /) -> _BatchContextHandler[E_contra]: ...
+    def __call__(
+        self, handler: Callable[Concatenate[list[E_contra], Others], _Done], /
+    ) -> Callable[Concatenate[list[E_contra], Others], _Done]: ...
     def __call__(self, handler: Callable[..., Any], /) -> Callable[..., Any]:
         checked = _checked_handler(handler, self._event_classes)
         if checked.takes_batch and self._lanes:
@@ -126,9 +126,12 @@ class Subscriptions:
         self, first: type[E1], second: type[E2], third: type[E3], fourth: type[E4], /, **options: Unpack[HandlerOptions]
     ) -> HandlerDecorator[E1 | E2 | E3 | E4]: ...
     @overload
-    def on(self, *event_classes: type[Event], **options: Unpack[HandlerOptions]) -> HandlerDecorator[Any]: ...
-    def on(self, *event_classes: type[Event], **options: Unpack[HandlerOptions]) -> HandlerDecorator[Any]:
+    def on(self, *event_classes: type[Event] | types.UnionType, **options: Unpack[HandlerOptions]) -> HandlerDecorator[Any]: ...
+    def on(self, *event_classes: type[Event] | types.UnionType, **options: Unpack[HandlerOptions]) -> HandlerDecorator[Any]:
         """Register an `async def handler(event)` or `(event, context)` for these event classes, or one that takes a `list` of them.
+
+        A union `OrderPlaced | OrderCancelled` stands for its classes, and a base class without events of its own, `class OrderEvent(Event, ABC)`, for
+        everything derived from it so far.
 
         A handler of lists, `(events: list[OrderPlaced])` or `(events: list[OrderPlaced], context: BatchContext)`, gets everything that shares a
         transaction at once, in order per stream, which suits one statement for many rows. When it fails, the list is halved until the event at
@@ -141,13 +144,12 @@ class Subscriptions:
         Raises:
             UsageError: at import, when the function cannot be a handler of these events.
         """
-        for event_class in event_classes:
-            _check_event_class(event_class)
-        if not event_classes:
+        named = named_classes(event_classes)
+        if not named:
             raise UsageError("on() names no event class; write @service.on(OrderPlaced)")
-        if len(set(event_classes)) != len(event_classes):
-            raise UsageError(f"on({', '.join(c.__name__ for c in event_classes)}) names a class twice")
-        return HandlerDecorator(self._add, event_classes, _policy(**options), options.get("lanes", 0))
+        if len(set(named)) != len(named):
+            raise UsageError(f"on({', '.join(c.__name__ for c in named)}) names a class twice")
+        return HandlerDecorator(self._add, named, _policy(**options), options.get("lanes", 0))
 
     def on_topic(
         self,
@@ -208,6 +210,16 @@ class Subscriptions:
     def __iter__(self) -> Iterator[Handler]:
         return iter(self._handlers.values())
 
+    def with_functions(self, bind: Callable[[Handler], Handler]) -> Subscriptions:
+        """The same with other functions in place of the handlers' own."""
+        bound = Subscriptions()
+        bound.foreign, bound._handlers = self.foreign, {name: bind(handler) for name, handler in self._handlers.items()}
+        bound._routes = {
+            event_type: Route(route.event_class, tuple(bound._handlers[handler.name] for handler in route.handlers))
+            for event_type, route in self._routes.items()
+        }
+        return bound
+
     def _refuse_second(self, handler: Handler) -> None:
         if handler.name in self._handlers:
             raise UsageError(
@@ -253,6 +265,32 @@ def _policy(**options: Unpack[HandlerOptions]) -> HandlerPolicy:
     return checked_policy(options.get("retry"), options.get("on_error"), copy_to)
 
 
+def named_classes(event_classes: Iterable[object]) -> tuple[type[Event], ...]:
+    """The classes that `on(...)` means: those of a union `A | B` one by one, and for a base class without events of its own its subclasses.
+
+    Raises:
+        UsageError: one is no event class, or a base class that nothing was derived from yet.
+    """
+    named: list[type[Event]] = []
+    for event_class in event_classes:
+        members: tuple[Any, ...] = get_args(event_class) if get_origin(event_class) in (Union, types.UnionType) else (event_class,)
+        for member in members:
+            _check_event_class(member)
+            named += _concrete(member)
+    return tuple(named)
+
+
+def _concrete(event_class: type[Event]) -> list[type[Event]]:
+    if ABC not in event_class.__bases__:
+        return [event_class]
+    found = [concrete for subclass in event_class.__subclasses__() for concrete in _concrete(subclass)]
+    if not found:
+        raise UsageError(
+            f"on({event_class.__name__}): nothing is derived from this base class yet; define, or import, its events before the handler"
+        )
+    return found
+
+
 def _check_event_class(event_class: object) -> None:
     if isinstance(event_class, type) and issubclass(event_class, Event):
         if event_class is not Event:
@@ -269,23 +307,50 @@ def _checked_handler(function: Callable[..., Any], event_classes: tuple[type[Eve
         raise UsageError(f"{function!r} has no name of its own to be known by; register a function written with `async def`")
     if not inspect.iscoroutinefunction(function):
         raise UsageError(f"the handler {name} must be written with `async def`")
-    parameters = _parameters(function, name)
+    parameters, needed = _parameters(function, name)
     events = parameters[0]
     takes_batch = get_origin(events.annotation) is list
     _check_event_annotation(name, events.replace(annotation=get_args(events.annotation)[0]) if takes_batch else events, event_classes)
     if len(parameters) == 2:
         _check_context_annotation(name, parameters[1], BatchContext if takes_batch else Context)
-    return Handler(name=name, function=function, takes_context=len(parameters) == 2, event_classes=event_classes, takes_batch=takes_batch)
+    return Handler(
+        name=name,
+        function=function,
+        takes_context=len(parameters) == 2,
+        event_classes=event_classes,
+        needs=_needs(needed, name),
+        takes_batch=takes_batch,
+    )
 
 
-def _parameters(function: Callable[..., Any], name: str) -> Sequence[inspect.Parameter]:
+def _parameters(function: Callable[..., Any], name: str) -> tuple[Sequence[inspect.Parameter], Sequence[inspect.Parameter]]:
+    """Those for the event and the context, and those that providers fill."""
     parameters = list(_signature(function).parameters.values())
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    required_others = [p for p in parameters if p not in positional and p.default is p.empty and p.kind is p.KEYWORD_ONLY]
-    if required_others or not 1 <= len(positional) <= 2 or any(p.kind is p.VAR_POSITIONAL for p in parameters):
+    needed = [p for p in parameters if p.default is p.empty and p.kind is p.KEYWORD_ONLY]
+    if not 1 <= len(positional) <= 2 or any(p.kind is p.VAR_POSITIONAL for p in parameters):
         listed = ", ".join(str(p).split(":")[0] for p in parameters)
-        raise UsageError(f"the handler {name}({listed}) must take (event) or (event, context), or a list of events instead of one")
-    return positional
+        raise UsageError(
+            f"the handler {name}({listed}) must take (event) or (event, context), or a list of events instead of one; what a provider makes for it "
+            "stands behind a star: (event, context, *, payments: PaymentClient)"
+        )
+    return positional, needed
+
+
+def _needs(parameters: Iterable[inspect.Parameter], name: str) -> tuple[tuple[str, type], ...]:
+    """What a handler's keyword-only parameters without a default ask for.
+
+    Raises:
+        UsageError: one does not name a class.
+    """
+    needs: list[tuple[str, type]] = []
+    for parameter in parameters:
+        if parameter.annotation is parameter.empty or not isinstance(parameter.annotation, type):
+            raise UsageError(
+                f"the handler {name} needs {parameter.name!r}, but does not say of which class; annotate it: *, {parameter.name}: PaymentClient"
+            )
+        needs.append((parameter.name, parameter.annotation))
+    return tuple(needs)
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:

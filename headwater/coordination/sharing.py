@@ -38,8 +38,8 @@ DRAIN_SECONDS_MAX: Final = 5.0
 """How long work may take to end when the whole share ends; then it is cancelled."""
 RELEASE_SECONDS_MAX: Final = 2.0
 """How long giving a lease back may take; it runs out by itself otherwise."""
-CANCEL_AGAIN_SECONDS: Final = 0.5
-"""How soon work that was cancelled and goes on is cancelled again."""
+CANCEL_AGAIN_SECONDS: Final = 5.0
+"""How long work that was cancelled may take to clean up; if it goes on then, it is cancelled again."""
 
 _log = logger("coordination")
 

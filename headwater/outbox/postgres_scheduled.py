@@ -17,7 +17,7 @@ from headwater.postgres import CallerConnection, Connection, Database, sql_file,
 STREAMS_CLAIMED_MAX: Final = 60
 """Streams whose messages are claimed at once."""
 LIST_SIZE_DEFAULT: Final = 100
-DUE_LOOKED_AT_MAX: Final = 1_000
+DUE_LOOKED_AT_MAX: Final = 300
 """Due messages that one claim looks at for streams that are free."""
 
 _PACKAGE: Final = "headwater.outbox"

@@ -20,7 +20,7 @@ from headwater.outbox.options import RelayOptions
 from headwater.outbox.ports import RelayBroker, RelayPositions, RelaySource
 from headwater.outbox.pump import Pump, RelayParts
 from headwater.outbox.session import ShardOpening
-from headwater.outbox.shards import RELAY_GROUP, SHARDS
+from headwater.outbox.shards import DEALING_ORDER, RELAY_GROUP
 from headwater.outbox.topics import TopicDesk
 from headwater.randomness import SYSTEM_RANDOMNESS, Randomness
 from headwater.telemetry import logger
@@ -129,7 +129,7 @@ class Relay:
             positions.leases,
             self._relay_shard,
             group=RELAY_GROUP,
-            items=SHARDS,
+            items=DEALING_ORDER,
             member=instance_id,
             lease_seconds=self._options.lease_seconds,
             drain_seconds_max=self._options.drain_seconds_max,

@@ -12,6 +12,8 @@ SHARD_COUNT: Final = 6
 """As many as a topic has partitions unless told otherwise, so that every shard has work from every topic; divides evenly among 1, 2, 3 and 6 relays.
 All relays of a log must agree on it for ever: another number needs a migration that hands every shard to its heirs (decision 0017)."""
 SHARDS: Final = tuple(str(number) for number in range(1, SHARD_COUNT + 1))
+DEALING_ORDER: Final = tuple(shard for first in range(3) for shard in SHARDS[first::3])
+"""In which order relays take them: neighbours go to different relays, so that a topic of three partitions is not all one relay's work."""
 RELAY_GROUP: Final = "relay"
 """What relays share their shards under; see `headwater.coordination`."""
 

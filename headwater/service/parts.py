@@ -64,6 +64,8 @@ class Parts:
         self.stream_cache = service.new_stream_cache()
         self.kafka: KafkaSettings | None = None
         self.metrics = service.metrics
+        self.subscriptions = service.subscriptions
+        """The handlers, with what stands around them once workers run."""
         self.supervisor: Supervisor | None = None
         self.relay: Relay | None = None
         self.consumer: Consumer | None = None
@@ -169,7 +171,7 @@ class Workers:
         if parts.kafka is None:
             self._log_source = PostgresSource.connect(parts.database, parts.log, group=service.name, instance_id=self._settings.instance_id)
         parts.consumer = Consumer.connect(
-            service.subscriptions,
+            parts.subscriptions,
             self._effects,
             parts.publisher,
             parts.kafka,
@@ -187,7 +189,7 @@ class Workers:
     def retrier(self) -> DeadLetterRetrier:
         """Dead letters that somebody wants tried again."""
         return DeadLetterRetrier.connect(
-            self._service.subscriptions,
+            self._parts.subscriptions,
             self._effects,
             self._parts.publisher,
             group=self._service.name,

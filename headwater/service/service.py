@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from types import TracebackType
+from types import TracebackType, UnionType
 from typing import Any, Self, TypeVar, Unpack, get_args, overload
 from uuid import UUID
 
@@ -16,6 +16,7 @@ from headwater.bus import (
     HandlerOptions,
     MessageDeadLettered,
     Subscriptions,
+    named_classes,
     require_source,
 )
 from headwater.clock import SYSTEM_CLOCK, Clock
@@ -52,6 +53,7 @@ from headwater.service.foreign import ForeignTopics, Values, encoder_by_category
 from headwater.service.parts import Parts, workers_of
 from headwater.service.read_models import KeepsReadModels
 from headwater.service.schedules import DefinesSchedules
+from headwater.service.surroundings import SurroundsHandlers
 from headwater.supervision import Supervisor, supervised
 from headwater.telemetry import configure_logging_once
 from headwater.tracing import producer_span
@@ -69,7 +71,7 @@ SagaClassT = TypeVar("SagaClassT", bound=type[Saga])
 AnyProjectionT = TypeVar("AnyProjectionT", bound="type[Projection | SqlProjection]")
 
 
-class Service(DefinesSchedules, ForeignTopics, KeepsReadModels):
+class Service(DefinesSchedules, ForeignTopics, KeepsReadModels, SurroundsHandlers):
     """A named part of a system, with its log, its handlers and its read models.
 
     Args:
@@ -132,9 +134,9 @@ class Service(DefinesSchedules, ForeignTopics, KeepsReadModels):
         self, first: type[E1], second: type[E2], third: type[E3], /, **options: Unpack[HandlerOptions]
     ) -> HandlerDecorator[E1 | E2 | E3]: ...
     @overload
-    def on(self, *event_classes: type[Event], **options: Unpack[HandlerOptions]) -> HandlerDecorator[Any]: ...
-    def on(self, *event_classes: type[Event], **options: Unpack[HandlerOptions]) -> HandlerDecorator[Any]:
-        """Register an `async def handler(event)` or `(event, context)` for these event classes.
+    def on(self, *event_classes: type[Event] | UnionType, **options: Unpack[HandlerOptions]) -> HandlerDecorator[Any]: ...
+    def on(self, *event_classes: type[Event] | UnionType, **options: Unpack[HandlerOptions]) -> HandlerDecorator[Any]:
+        """Register an `async def handler(event)` or `(event, context)` for these event classes; or one that takes a list of them, see docs/handlers.md.
 
         Its effects on the database and the position in the topic commit together: once, whatever crashes or is delivered again. Effects on
         other systems are not covered; give them `context.idempotency_key`.
@@ -148,7 +150,7 @@ class Service(DefinesSchedules, ForeignTopics, KeepsReadModels):
             UsageError: at import, when the function cannot be a handler of these events, or an option means nothing.
         """
         decorator = self.subscriptions.on(*event_classes, **options)
-        for event_class in event_classes:
+        for event_class in named_classes(event_classes):
             self.events.register(event_class)
         if copy_class := options.get("copy_dead_letters_to"):
             self.events.register(copy_class)
@@ -214,6 +216,7 @@ class Service(DefinesSchedules, ForeignTopics, KeepsReadModels):
                 encoder, decoder = await self._codecs(parts)
                 await register_projections(parts.database, self.events.registry, list(self.projections.values()))
                 await require_source(parts.database, self.name, source)
+                parts.subscriptions = await stack.enter_async_context(self.surroundings.around(self.subscriptions))
                 parts.supervisor = Supervisor(workers_of(self, parts, settings, encoder, decoder), metrics=self.metrics)
                 await stack.enter_async_context(supervised(parts.supervisor))
             self._parts, self._stack = parts, stack.pop_all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final, cast
@@ -76,6 +76,7 @@ class MemoryParts:
         self.kafka: str | None = None
         self.supervisor = self.relay = None
         self.consumer: Consumer | None = None
+        self.subscriptions = service.subscriptions
         values = AvroDecoder(MemorySchemaBoard(self.board.topic))
         self.requests = Requests(
             service.name, self.store, MemoryReplySource(self.topics), registry, values=values, personal=self.personal, clock=clock
@@ -213,7 +214,7 @@ class MemoryService:
         parts = self._parts
         parts.consumer = Consumer(
             group=self._service.name,
-            subscriptions=self._service.subscriptions,
+            subscriptions=parts.subscriptions,
             source=MemorySource(parts.topics),
             effects=parts.effects,
             # With a board of its own, as another process has.
@@ -230,7 +231,9 @@ class MemoryService:
 
 
 @asynccontextmanager
-async def memory_service(service: Service, *, clock: Clock = SYSTEM_CLOCK) -> AsyncGenerator[MemoryService]:
+async def memory_service(
+    service: Service, *, clock: Clock = SYSTEM_CLOCK, provided: Mapping[type, object] | None = None
+) -> AsyncGenerator[MemoryService]:
     """The service, open in memory: its store, its running handlers, its read models.
 
     Inside, the service works as ever, and its handlers run as they do beside Kafka: in batches, in order per stream, with retries and dead letters,
@@ -238,8 +241,9 @@ async def memory_service(service: Service, *, clock: Clock = SYSTEM_CLOCK) -> As
 
     Args:
         clock: when events are recorded, and when deadlines of sagas pass.
+        provided: what handlers are given, by class, in place of what the service's providers make.
     Raises:
-        UsageError: the service is open already.
+        UsageError: the service is open already, or a handler needs what nobody provides.
         SchemaError: a registered event class cannot be written as Avro; the message names class and field.
     """
     if service._parts is not None:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - this takes the place of the real parts
@@ -248,7 +252,7 @@ async def memory_service(service: Service, *, clock: Clock = SYSTEM_CLOCK) -> As
     service._parts = cast("Any", parts)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - as above
     memory = MemoryService(service, parts)
     try:
-        async with memory.running():
+        async with service.surroundings.around(service.subscriptions, provided) as parts.subscriptions, memory.running():
             yield memory
     finally:
         await parts.tail.close()

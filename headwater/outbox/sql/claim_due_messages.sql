@@ -1,32 +1,37 @@
 -- The due messages of streams that this transaction has locked (lock_due_streams), in order, locked until it ends.
 -- $1 stream_names text[], $2 message_count_max integer
 -- Returns the messages. One that somebody is cancelling is passed over, and with it what comes behind it in its stream: its outcome is not known.
-WITH claimed AS MATERIALIZED (
-    SELECT m.*
-      FROM headwater.scheduled_messages AS m
-     WHERE m.stream_name = ANY ($1::text[])
-       AND m.due_at <= (SELECT clock_timestamp())
+WITH due AS MATERIALIZED (
+    SELECT m.message_id,
+           m.stream_name,
+           m.due_at,
+           m.number
+      FROM unnest($1::text[]) AS streams(stream_name)
+     CROSS JOIN LATERAL (
+               SELECT found.message_id,
+                      found.stream_name,
+                      found.due_at,
+                      found.number
+                 FROM headwater.scheduled_messages AS found
+                WHERE found.stream_name = streams.stream_name
+                  AND found.due_at <= (SELECT clock_timestamp())
+                ORDER BY found.due_at, found.number
+                LIMIT $2
+           ) AS m
      ORDER BY m.due_at, m.number
      LIMIT $2
-       FOR UPDATE SKIP LOCKED
-), chained AS (
-    SELECT c.*,
-           lag(c.message_id) OVER of_stream AS claimed_before,
-           (
-               SELECT before.message_id
-                 FROM headwater.scheduled_messages AS before
-                WHERE before.stream_name = c.stream_name
-                  AND (before.due_at, before.number) < (c.due_at, c.number)
-                ORDER BY before.due_at DESC, before.number DESC
-                LIMIT 1
-           ) AS standing_before
-      FROM claimed AS c
-    WINDOW of_stream AS (PARTITION BY c.stream_name ORDER BY c.due_at, c.number)
+), locked AS MATERIALIZED (
+    SELECT m.*
+      FROM due
+      JOIN headwater.scheduled_messages AS m
+        ON m.message_id = due.message_id
+       FOR UPDATE OF m SKIP LOCKED
 ), judged AS (
-    SELECT c.*,
-           bool_and(c.claimed_before IS NOT DISTINCT FROM c.standing_before)
-               OVER (PARTITION BY c.stream_name ORDER BY c.due_at, c.number) AS is_next
-      FROM chained AS c
+    SELECT locked.*,
+           bool_and(locked.message_id IS NOT NULL) OVER (PARTITION BY due.stream_name ORDER BY due.due_at, due.number) AS is_next
+      FROM due
+      LEFT JOIN locked
+        ON locked.message_id = due.message_id
 )
 SELECT j.message_id,
        j.due_at,

@@ -73,22 +73,20 @@ async def operator(headwater: Command, postgres_dsn: str) -> AsyncIterator[Opera
 
 
 async def test_parked_keys_are_listed_by_filter_and_shown_with_what_waits(operator: Operator) -> None:
-    assert "no parked keys" in await operator.text("list", "--parked")
     await operator.park("order-1", count=25)
     await operator.park("order-2", handler="refund", is_stopped=True)
     listed = await operator.json("list", "--parked", "--key", "order-1", "--handler", "reserve", "--type", "OrderPlaced")
     (facts,) = listed["parked_keys"]
     assert (listed["count"], facts["id"], facts["key"], facts["message_count"], facts["status"]) == (1, 1, "order-1", 25, "waiting")
     assert facts["error_message"] == "no such thing in stock"
-    assert (await operator.json("list", "--parked", "--status", "stopped"))["parked_keys"][0]["due_at"] is None
     human = await operator.text("list", "--parked", "--limit", "1")
     for part in ("order-1", "reserve", "no such thing in stock", "1 of 2; the next page: --after 1"):
         assert part in human
     shown = await operator.text("show", "1", "--parked")
     for part in ("25 messages since", "Traceback: in reserve", "20 of 25; all of them: --json"):
         assert part in shown
-    assert [event["version"] for event in (await operator.json("show", "1", "--parked"))["messages"]] == list(range(1, 26))
-    assert "when somebody decides" in await operator.text("show", "2", "--parked")
+    stopped = await operator.json("show", "2", "--parked")
+    assert (stopped["status"], stopped["due_at"], [event["version"] for event in stopped["messages"]]) == ("stopped", None, [1])
 
 
 async def test_decisions_are_requests_counted_and_refused_with_a_reason(operator: Operator) -> None:
@@ -97,21 +95,7 @@ async def test_decisions_are_requests_counted_and_refused_with_a_reason(operator
     requested = await operator.json("retry", "1", "99", "--parked", status=1)
     assert (requested["request"], requested["requested"], requested["refused"][0]["id"]) == ("retry", [1], 99)
     assert "1 first message to be skipped" in await operator.text("skip", "--parked", "--key", "order-1")
-    assert (await operator.json("retry", "--parked", "--group", "shop", "--limit", "1"))["requested"] == [1]
     assert "repeat it with --yes" in await operator.text("discard", "3", "--parked", status=2)
-    assert (await operator.json("discard", "3", "--parked", "--yes"))["requested"] == [3]
+    assert (await operator.json("discard", "--parked", "--key", "order-2", "--yes"))["requested"] == [3]
     assert [kept["request"] for kept in (await operator.json("list", "--parked"))["parked_keys"]] == ["retry", "skip", "discard"]
-    assert "retry asked" in await operator.text("list", "--parked")
-
-
-async def test_wrong_use_says_what_would_be_right(operator: Operator) -> None:
-    for arguments, message in (
-        (["retry", "--parked"], "which ones"),
-        (["skip", "--key", "order-1"], "add --parked"),
-        (["list", "--parked", "--status", "handled"], "write waiting or stopped"),
-        (["retry", "1", "--all", "--parked"], "leave out --all"),
-        (["show", "7", "--parked"], "no parked key 7 (any more); list them with"),
-    ):
-        outcome = await operator.run(*arguments)
-        assert outcome.returncode in (1, 2)
-        assert message in " ".join(outcome.stderr.split()), outcome.stderr
+    assert "no parked key 7 (any more)" in await operator.text("show", "7", "--parked", status=1)

@@ -14,7 +14,7 @@ from tests.support import FULL, full_count, write_evidence
 
 ROUNDS = full_count(1, 20)
 PAUSES = full_count(1, 6)
-LANE_ROUNDS = full_count(2, 20)
+LANE_ROUNDS = full_count(1, 20)
 EVENTS_PER_ROUND = 300
 POISONED = {"flaky": False, "poison": True}
 

@@ -16,7 +16,7 @@ from headwater.errors import DuplicateEvent, InvalidEvent
 from headwater.eventstore import PostgresEventStore
 from headwater.messages import NewEvent
 from headwater.outbox import Cancellation, DueTime, PostgresScheduledMessages
-from headwater.postgres import Database
+from headwater.postgres import Database, sql_file
 from headwater.testing import eventually
 from tests.integration.bus.later_worlds import PostgresWorld, Reminder
 
@@ -178,3 +178,21 @@ async def test_a_ring_wakes_the_clockwork_long_before_it_would_look(database: Da
     finally:
         running.cancel()
         await asyncio.wait([running])
+
+
+async def test_no_statement_reads_all_messages_of_a_stream_that_has_very_many(world: PostgresWorld) -> None:
+    """The planner is told that one stream holds everything, which is when it would rather read the whole table for each message."""
+    async with world.database.connection() as connection:
+        await connection.execute(
+            "INSERT INTO headwater.scheduled_messages (message_id, due_at, stream_name, type, data, metadata) "
+            "SELECT gen_random_uuid(), clock_timestamp() + make_interval(mins => n - 2000), 'reminding-1', 'Reminder', '{\"number\": 1}', '{}' "
+            "FROM generate_series(1, 20000) AS n"
+        )
+        await connection.execute("ANALYZE headwater.scheduled_messages")
+        for statement, arguments in (
+            ("lock_due_streams", (60, 300)),
+            ("claim_due_messages", (["reminding-1"], 60)),
+            ("next_due_message", ()),
+        ):
+            plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {sql_file('headwater.outbox', statement)}", *arguments))
+            assert "Seq Scan" not in plan, f"{statement}: {plan}"

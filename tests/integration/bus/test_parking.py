@@ -17,6 +17,7 @@ from headwater.bus import (
     Context,
     DeadLetterDesk,
     DeadLetterIt,
+    EffectsRefused,
     LetterFilter,
     Park,
     ParkedDesk,
@@ -55,7 +56,7 @@ class Shop:
         self.broken: dict[str, Exception] = {}
         self.policy = RetryPolicy(attempts_max=1, then=SOON)
 
-        @self.subscriptions.on(OrderPlaced)
+        @self.subscriptions.on(OrderPlaced, on_error={EffectsRefused: DeadLetterIt()})
         async def reserve(event: OrderPlaced, context: Context) -> None:
             await context.connection.execute("INSERT INTO effects (stream, sku) VALUES ($1, $2)", context.stream_name, event.sku)
             if event.sku == "spoils":
@@ -190,7 +191,6 @@ async def test_a_request_waits_while_nobody_runs_and_a_later_one_takes_its_place
 
 
 async def test_a_follower_that_spoils_the_transaction_costs_itself_alone(shop: Shop) -> None:
-    shop.policy = RetryPolicy(attempts_max=1, then=replace(SOON, attempts_max=2))
     shop.broken["order-a"] = ValueError("no")
     await shop.place("a", "1", "2", "spoils", "4")
     async with shop.running():

@@ -13,7 +13,7 @@ from headwater.errors import BrokerUnavailable, RelayFenced
 from headwater.eventstore import Checkpoint
 from headwater.kafka import KafkaSettings, Partition
 from headwater.messages import LogPosition
-from headwater.outbox import RELAY_GROUP, KafkaRelayBroker, PartitionPosition, RelayOptions
+from headwater.outbox import RELAY_GROUP, SHARDS, KafkaRelayBroker, PartitionPosition, RelayOptions
 from headwater.testing.waiting import eventually
 from tests.outbox_support import RelayOnServers, running
 
@@ -40,6 +40,29 @@ async def test_a_relay_goes_on_where_the_one_before_was_cut_off(servers: RelayOn
         async with running(servers.relay(RelayOptions(drain_seconds_max=0.0, lease_seconds=0.5))):
             await servers.append(400)
     async with running(servers.relay()):
+        await servers.all_relayed()
+    assert await servers.faults() == []
+
+
+async def test_relays_that_join_and_leave_hand_shards_over_without_a_trace(servers: RelayOnServers) -> None:
+    """While others write: nothing is missing, twice or out of order, whoever had the shard."""
+    options = RelayOptions(lease_seconds=30, checkpoint_seconds=0.1)
+    await servers.append(200)
+    staying, coming = servers.relay(options), servers.relay(options)
+    async with running(staying):
+        await eventually(lambda: len(staying.status().shards) == len(SHARDS), 30)
+        for _ in range(2):
+            async with running(coming):
+                writing = asyncio.create_task(servers.append(400))
+                await eventually(lambda: (len(staying.status().shards), len(coming.status().shards)) == (3, 3), 30)
+                await writing
+                before = coming.status().relayed_count
+                await servers.append(200)
+                await servers.all_relayed()
+                assert coming.status().relayed_count > before
+            # Long before any lease runs out: what was given back is taken at the next look.
+            await eventually(lambda: len(staying.status().shards) == len(SHARDS), 20)
+        await servers.append(100)
         await servers.all_relayed()
     assert await servers.faults() == []
 

@@ -326,6 +326,44 @@ async def test_many_followers_do_not_hold_up_what_comes_in_meanwhile() -> None:
     assert shop.reserved("order-a") == [str(number) for number in range(60)]
 
 
+async def _latencies(*, poisoned: bool) -> list[float]:
+    """Seconds from append to effect of 1,000 streams with two events each, at 500 a second, in milliseconds' steps of a held clock."""
+    shop = World(partition_count=3, limits=ConsumerLimits(idle_seconds=0.004), retry_policy=RetryPolicy(jitter=0.0))
+    placed_at, latencies, poison, is_mended = dict[str, float](), dict[str, float](), list[str](), not poisoned
+
+    @shop.subscriptions.on(OrderPlaced)
+    async def note(event: OrderPlaced, context: Context) -> None:
+        if context.stream_name == "order-7":
+            if not is_mended:
+                raise ValueError("poison")
+            poison.append(event.sku)
+        else:
+            # The later time, where it shared a batch with the poison.
+            latencies[event.sku] = shop.clock.monotonic() - placed_at[event.sku]
+
+    async with shop.running():
+        for number in range(2_000):
+            sku = str(number)
+            placed_at[sku] = shop.clock.monotonic()
+            await shop.place(sku, stream=f"order-{number % 1_000}")
+            await shop.clock.advance(0.002)
+        await shop.caught_up()
+        if poisoned:
+            assert poison == []
+            is_mended = True
+            shop.effects.parking.request(1, "retry")
+        await shop.until(lambda: len(poison) == 2)
+    assert poison == ["7", "1007"]
+    assert len(latencies) == 1_998
+    return sorted(latencies.values())
+
+
+async def test_poison_among_a_thousand_streams_delays_its_own_alone_and_goes_on_in_order_once_asked() -> None:
+    clean, poisoned = await _latencies(poisoned=False), await _latencies(poisoned=True)
+    p99 = int(len(clean) * 0.99)
+    assert poisoned[p99] <= 1.5 * clean[p99], (clean[p99], poisoned[p99])
+
+
 # -- limits ------------------------------------------------------------------------------------------------------------
 
 

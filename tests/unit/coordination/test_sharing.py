@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from headwater.coordination import LEASE_SECONDS, Holding, Lease, LeaseFacts, LeaseShare, item_lease_name
+from headwater.coordination.sharing import CANCEL_AGAIN_SECONDS
 from headwater.errors import StorageUnavailable, UsageError
 from headwater.testing import FakeClock, MemoryLeases
 from tests.support import SeededRuns
@@ -231,7 +232,7 @@ async def test_work_in_which_a_cancellation_is_lost_is_cancelled_again() -> None
     await clock.advance(1)
     leases.expire()
     assert await leases.acquire(item_lease_name("test", "a"), "other", 60) is not None
-    await clock.advance(LEASE_SECONDS)
+    await clock.advance(LEASE_SECONDS + 2 * CANCEL_AGAIN_SECONDS)
     assert lost == 3
     await stop(task, clock)
 
