@@ -7,7 +7,7 @@ Where opentelemetry-api is not installed, or no tracer provider was set, nothing
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sized
+from collections.abc import Generator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Link, Tracer
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    from headwater.messages import RecordedEvent
 
     _is_installed = True
 else:
@@ -30,6 +32,8 @@ else:
         _is_installed = True
 
 TRACER_NAME: Final = "headwater"
+LINKS_MAX: Final = 128
+"""What OpenTelemetry's SDK keeps unless told otherwise."""
 NO_SPAN: Final = nullcontext()
 _produced_under: ContextVar[str | None] = ContextVar("headwater_produced_under", default=None)
 
@@ -57,23 +61,20 @@ def producer_span(operation: str, destination: str, messages: object = None) -> 
     return _producer_span(operation, destination, len(messages) if isinstance(messages, Sized) else 1)
 
 
-def consumer_span(
-    handler_name: str, *, group: str, topic: str, event_id: str, event_type: str, metadata: Mapping[str, str]
-) -> AbstractContextManager[None]:
-    """A span around one call of a handler, linked to the context that its event carries. Only where `is_on()`."""
-    return _consumer_span(
-        handler_name,
-        {
-            "messaging.system": "kafka",
-            "messaging.operation.type": "process",
-            "messaging.destination.name": topic,
-            "messaging.consumer.group.name": group,
-            "messaging.message.id": event_id,
-            "headwater.event_type": event_type,
-            "headwater.handler": handler_name,
-        },
-        metadata,
-    )
+def consumer_span(handler_name: str, events: Sequence[RecordedEvent], *, group: str, topic: str) -> AbstractContextManager[None]:
+    """A span around one call of a handler, linked to the context that each of its events carries. Only where `is_on()`."""
+    attributes: dict[str, str | int] = {
+        "messaging.system": "kafka",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": topic,
+        "messaging.consumer.group.name": group,
+        "headwater.handler": handler_name,
+    }
+    if len(events) == 1:
+        attributes |= {"messaging.message.id": str(events[0].event_id), "headwater.event_type": events[0].type}
+    else:
+        attributes["messaging.batch.message_count"] = len(events)
+    return _consumer_span(handler_name, attributes, _links(events))
 
 
 @contextmanager
@@ -97,21 +98,29 @@ def _producer_span(operation: str, destination: str, event_count: int) -> Genera
 
 
 @contextmanager
-def _consumer_span(handler_name: str, attributes: Mapping[str, str], metadata: Mapping[str, str]) -> Generator[None]:
+def _consumer_span(handler_name: str, attributes: Mapping[str, str | int], links: Sequence[Link]) -> Generator[None]:
     # What a handler appends belongs to the handler's span, even where an append around the consumer runs under another.
     token = _produced_under.set(None)
     try:
         with _tracer().start_as_current_span(
-            f"process {handler_name}", context=Context(), kind=trace.SpanKind.CONSUMER, attributes=attributes, links=_links(metadata)
+            f"process {handler_name}", context=Context(), kind=trace.SpanKind.CONSUMER, attributes=attributes, links=links
         ):
             yield
     finally:
         _produced_under.reset(token)
 
 
-def _links(metadata: Mapping[str, str]) -> list[Link]:
-    context = trace.get_current_span(TraceContextTextMapPropagator().extract(metadata, context=Context())).get_span_context()
-    return [trace.Link(context)] if context.is_valid else []
+def _links(events: Sequence[RecordedEvent]) -> list[Link]:
+    """To each context once; as many as a span keeps."""
+    found: dict[str, Link] = {}
+    propagator = TraceContextTextMapPropagator()
+    for event in events:
+        carried = event.metadata.get("traceparent")
+        if carried is not None and carried not in found and len(found) < LINKS_MAX:
+            context = trace.get_current_span(propagator.extract({"traceparent": carried}, context=Context())).get_span_context()
+            if context.is_valid:
+                found[carried] = trace.Link(context)
+    return list(found.values())
 
 
 def _tracer() -> Tracer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -183,7 +183,7 @@ class MessageHandling:
         begun_at = self.times.begin() if self.times.is_wanted else 0.0
         try:
             if self._is_traced:
-                with self._span(message, handler):
+                with self._span([message], handler):
                     await self._run(transaction, message, event, handler)
             else:
                 await self._run(transaction, message, event, handler)
@@ -209,14 +209,11 @@ class MessageHandling:
     ) -> None:
         begun_at = self.times.begin() if self.times.is_wanted else 0.0
         try:
-            with self._span(messages[0], handler) if self._is_traced else nullcontext():
-                if handler.takes_context:
-                    recorded = tuple(message.opened.event for message in messages if message.opened is not None)
-                    await self._call_with(
-                        BatchContext(self._surroundings, transaction, recorded, handler.name), transaction, events, handler
-                    )
-                else:
-                    await handler.function(events)
+            if self._is_traced:
+                with self._span(messages, handler):
+                    await self._run_many(transaction, messages, events, handler)
+            else:
+                await self._run_many(transaction, messages, events, handler)
         except asyncio.CancelledError as error:
             if _is_being_cancelled():
                 raise
@@ -226,6 +223,14 @@ class MessageHandling:
         finally:
             if self.times.is_wanted:
                 self.times.end(handler.name, begun_at)
+
+    async def _run_many(self, transaction: EffectTransaction, messages: Sequence[Message], events: list[Event], handler: Handler) -> None:
+        if handler.takes_context:
+            recorded = tuple(message.opened.event for message in messages if message.opened is not None)
+            context = BatchContext(self._surroundings, transaction, recorded, handler.name)
+            await self._call_with(context, transaction, events, handler)
+        else:
+            await handler.function(events)
 
     async def _call_with(
         self, context: EffectContext, transaction: EffectTransaction, given: Event | list[Event], handler: Handler
@@ -244,17 +249,9 @@ class MessageHandling:
         """Nobody cancelled us: the handler lets a cancelled task of its own shine through."""
         return HandlerFault(index, handler.name, HandlerFailed(f"{handler.name} raised CancelledError by itself"))
 
-    def _span(self, message: Message, handler: Handler) -> AbstractContextManager[None]:
-        assert message.envelope is not None, "a message with handlers has an envelope"
-        recorded = message.envelope.event
-        return consumer_span(
-            handler.name,
-            group=self._surroundings.group,
-            topic=message.record.topic,
-            event_id=str(recorded.event_id),
-            event_type=recorded.type,
-            metadata=recorded.metadata,
-        )
+    def _span(self, messages: Sequence[Message], handler: Handler) -> AbstractContextManager[None]:
+        recorded = [message.envelope.event for message in messages if message.envelope is not None]
+        return consumer_span(handler.name, recorded, group=self._surroundings.group, topic=messages[0].record.topic)
 
     def _too_slow(self, message: Message, index: int, handler: Handler | None = None) -> HandlerFault:
         late = handler or (message.handlers[-1] if message.handlers else None)

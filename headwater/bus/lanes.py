@@ -29,6 +29,7 @@ from headwater.bus.settling import Settlement, Settling
 from headwater.bus.subscriptions import Handler
 from headwater.bus.values import ConsumerLimits
 from headwater.errors import WrongExpectedVersion
+from headwater.metrics import MESSAGES_HANDLED
 
 Handling = Callable[[], Awaitable[bool]]
 """Handles a message; False where it was not done, and the lane goes no further."""
@@ -202,6 +203,8 @@ class Lanes:
                 self._note(message, failing, HandlerFault(0, handler.name, error), handler)
             else:
                 message.lanes_left -= 1
+                self._handling.times.tell()
+                self._surroundings.metrics.add(MESSAGES_HANDLED, 1, self._surroundings.group)
                 return True
             if failing.is_stopped:
                 self._halted.add(work)

@@ -212,6 +212,7 @@ class Parking:
             await transaction.parked.update(progress.key, progress.due_in_seconds, request)
 
     def _remember(self, work: PartitionWork, parked: ParkedKey, progress: _Progress) -> None:
+        self._handling.times.tell()
         key = progress.key
         parked.attempts, parked.retries, parked.conflicts, parked.error = key.attempts, key.retries, key.conflicts, key.error
         parked.is_stopped, parked.request = key.is_stopped, None

@@ -66,12 +66,13 @@ async def _reload_on_change(pool: WorkerPool, stop: asyncio.Event) -> None:
 async def _shared_servers(service: Service) -> dict[str, str]:
     """Start the servers that are not configured, once for all processes; gives the settings by which they are found."""
     settings = service.current_settings()
-    await SHARED_SERVERS.start(postgres=settings.postgres is None, kafka=settings.kafka is None)
+    needs_kafka = settings.kafka is None and service.source_with(settings) == "kafka"
+    await SHARED_SERVERS.start(postgres=settings.postgres is None, kafka=needs_kafka)
     found: dict[str, str] = {}
     if settings.postgres is None:
         found["HEADWATER_POSTGRES"] = await SHARED_SERVERS.database(service.name)
         async with Database(found["HEADWATER_POSTGRES"], schema=settings.log_schema) as database, database.connection() as connection:
             await apply_migrations(connection)
-    if settings.kafka is None:
+    if needs_kafka:
         found["HEADWATER_KAFKA"] = SHARED_SERVERS.bootstrap
     return found

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic.errors import PydanticInvalidForJsonSchema
@@ -57,50 +58,93 @@ def asyncapi_document(service: Service, *, api_version: str = API_VERSION_DEFAUL
     Raises:
         SchemaError: an event class has a field that JSON Schema cannot describe.
     """
-    prefix = topic_prefix(service.current_settings().log_schema)
+    carried = _carried(service)
     received = set(service.subscriptions.event_classes)
     own = {event_class for each in service.projections.values() for event_class in definition_of(each).event_classes}
-    sent = own | (set(service.events.registry) - received)
-    classes = sorted(received | sent, key=lambda each: each.event_type)
-    by_topic: dict[str, list[type[Event]]] = {}
-    for event_class in classes:
-        by_topic.setdefault(topic_of(event_class.event_category, prefix), []).append(event_class)
-    content_type = (AVRO_CONTENT if service.values == "avro" else JSON_CONTENT).decode()
-    schemas, references = _schemas(classes)
+    by_topic: dict[str, list[_Carried]] = {}
+    for each in carried.values():
+        by_topic.setdefault(each.topic, []).append(each)
+    sent = {
+        topic: leaving
+        for topic, members in sorted(by_topic.items())
+        if (leaving := [each for each in members if not each.is_foreign and (each.event_class in own or each.event_class not in received)])
+    }
+    schemas, references = _schemas([each.event_class for each in carried.values()])
     return {
         "asyncapi": ASYNCAPI_VERSION,
         "info": {"title": service.name, "version": api_version},
-        "defaultContentType": content_type,
+        "defaultContentType": _content_type(service.values),
         "channels": {topic: _channel(topic, members) for topic, members in sorted(by_topic.items())},
-        "operations": {**_receiving(service, prefix), **_sending(by_topic, sent)},
+        "operations": {
+            **_receiving(service, carried),
+            **{f"send.{topic}": _operation("send", topic, leaving) for topic, leaving in sent.items()},
+        },
         "components": {
-            "messages": {each.event_type: _message(each, references[each], content_type) for each in classes},
+            "messages": {each.name: _message(each, references[each.event_class]) for each in carried.values()},
             "schemas": {_HEADERS_NAME: _HEADERS, **schemas},
         },
     }
 
 
-def _channel(topic: str, members: Iterable[type[Event]]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Carried:
+    """One kind of message on its topic."""
+
+    name: str
+    event_class: type[Event]
+    topic: str
+    content_type: str
+    is_foreign: bool = False
+    """Another producer's, without Headwater's headers."""
+
+
+def _carried(service: Service) -> dict[str, _Carried]:
+    """Every kind of message, by what its route is called."""
+    prefix = topic_prefix(service.current_settings().log_schema)
+    own = {event_class for each in service.projections.values() for event_class in definition_of(each).event_classes}
+    classes = {*service.subscriptions.event_classes, *service.events.registry, *own}
+    found = {
+        each.event_type: _Carried(
+            each.event_type,
+            each,
+            topic_of(each.event_category, prefix),
+            _content_type(service.formats.get(each.event_category, service.values)),
+        )
+        for each in sorted(classes, key=lambda each: each.event_type)
+    }
+    for foreign in service.subscriptions.foreign.values():
+        name = _identifier(f"{foreign.event_class.event_type}.{foreign.name}")
+        found[foreign.event_type] = _Carried(name, foreign.event_class, foreign.name, _content_type(foreign.format), is_foreign=True)
+    return found
+
+
+def _content_type(values: str) -> str:
+    return (AVRO_CONTENT if values == "avro" else JSON_CONTENT).decode()
+
+
+def _channel(topic: str, members: Iterable[_Carried]) -> dict[str, Any]:
     return {
         "address": topic,
-        "messages": {each.event_type: {"$ref": f"#/components/messages/{each.event_type}"} for each in members},
+        "messages": {each.name: {"$ref": f"#/components/messages/{each.name}"} for each in members},
         "bindings": {"kafka": {"topic": topic, "bindingVersion": KAFKA_BINDING_VERSION}},
     }
 
 
-def _receiving(service: Service, prefix: str) -> dict[str, Any]:
+def _receiving(service: Service, carried: Mapping[str, _Carried]) -> dict[str, Any]:
+    """An operation for each handler on each of its topics."""
+    group = topic_prefix(service.current_settings().log_schema) + service.name
+    by_handler: dict[str, dict[str, list[_Carried]]] = {handler.name: {} for handler in service.subscriptions.handlers}
+    for route_name, route in service.subscriptions.routes.items():
+        for handler in route.handlers:
+            taken = carried[route_name]
+            by_handler[handler.name].setdefault(taken.topic, []).append(taken)
     operations: dict[str, Any] = {}
     for handler in service.subscriptions.handlers:
-        by_topic: dict[str, list[type[Event]]] = {}
-        for event_class in handler.event_classes:
-            by_topic.setdefault(topic_of(event_class.event_category, prefix), []).append(event_class)
+        by_topic = by_handler[handler.name]
         for topic, members in by_topic.items():
             operation = _operation("receive", topic, members)
             operation["bindings"] = {
-                "kafka": {
-                    "groupId": {"type": "string", "enum": [prefix + service.name]},
-                    "bindingVersion": KAFKA_BINDING_VERSION,
-                }
+                "kafka": {"groupId": {"type": "string", "enum": [group]}, "bindingVersion": KAFKA_BINDING_VERSION},
             }
             if summary := _first_line(handler.function):
                 operation["summary"] = summary
@@ -109,31 +153,24 @@ def _receiving(service: Service, prefix: str) -> dict[str, Any]:
     return operations
 
 
-def _sending(by_topic: dict[str, list[type[Event]]], sent: set[type[Event]]) -> dict[str, Any]:
-    return {
-        f"send.{topic}": _operation("send", topic, leaving)
-        for topic, members in sorted(by_topic.items())
-        if (leaving := [each for each in members if each in sent])
-    }
-
-
-def _operation(action: str, topic: str, members: Iterable[type[Event]]) -> dict[str, Any]:
+def _operation(action: str, topic: str, members: Iterable[_Carried]) -> dict[str, Any]:
     return {
         "action": action,
         "channel": {"$ref": f"#/channels/{topic}"},
-        "messages": [{"$ref": f"#/channels/{topic}/messages/{each.event_type}"} for each in members],
+        "messages": [{"$ref": f"#/channels/{topic}/messages/{each.name}"} for each in members],
     }
 
 
-def _message(event_class: type[Event], payload: dict[str, Any], content_type: str) -> dict[str, Any]:
-    message: dict[str, Any] = {"name": event_class.event_type, "title": event_class.event_type}
-    if summary := _first_line(event_class):
+def _message(carried: _Carried, payload: dict[str, Any]) -> dict[str, Any]:
+    message: dict[str, Any] = {"name": carried.event_class.event_type, "title": carried.event_class.event_type}
+    if summary := _first_line(carried.event_class):
         message["summary"] = summary
+    message |= {"contentType": carried.content_type, "payload": payload}
+    if carried.is_foreign:
+        return message
     return {
         **message,
-        "contentType": content_type,
         "headers": {"$ref": f"#/components/schemas/{_HEADERS_NAME}"},
-        "payload": payload,
         "correlationId": {"location": f"$message.header#/{CORRELATION_ID}"},
         "bindings": {
             "kafka": {"key": {"type": "string", "description": "The stream's name."}, "bindingVersion": KAFKA_BINDING_VERSION},
@@ -141,8 +178,9 @@ def _message(event_class: type[Event], payload: dict[str, Any], content_type: st
     }
 
 
-def _schemas(classes: list[type[Event]]) -> tuple[dict[str, Any], dict[type[Event], dict[str, Any]]]:
+def _schemas(classes: Iterable[type[Event]]) -> tuple[dict[str, Any], dict[type[Event], dict[str, Any]]]:
     """Every schema by its name, and for each class where its own is."""
+    classes = list(dict.fromkeys(classes))
     try:
         found, whole = models_json_schema([(each, "serialization") for each in classes], ref_template="#/components/schemas/{model}")
     except PydanticInvalidForJsonSchema as error:

@@ -139,3 +139,20 @@ async def test_failures_are_counted() -> None:
     assert metrics.value(DEAD_LETTERS, "shop", name) == 1
     assert metrics.value(DEAD_LETTERS, "shop", "(none)") == 1
     assert metrics.value(MESSAGES_HANDLED, "shop") == 3
+
+
+async def test_messages_in_lanes_are_measured_as_well() -> None:
+    metrics = MemoryMetrics()
+    world = World(partition_count=1, metrics=metrics)
+
+    @world.subscriptions.on(OrderPlaced, lanes=4)
+    async def note(event: OrderPlaced) -> None:
+        await world.clock.sleep(0.001)
+
+    await world.place(*(f"s{number}" for number in range(20)))
+    async with world.running():
+        await world.caught_up()
+    name = world.subscriptions.handlers[0].name
+    assert metrics.value(MESSAGES_HANDLED, "shop") == 20
+    assert metrics.value(HANDLER_CALLS, "shop", name) == 20
+    assert metrics.value(HANDLER_SECONDS, "shop", name) > 0

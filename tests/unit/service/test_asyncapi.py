@@ -171,6 +171,36 @@ def test_values_and_tenants_show() -> None:
     assert address.endswith("order")
 
 
+def legacy() -> Service:
+    service = Service("shop", settings=Settings())
+
+    @service.on_topic("legacy.orders", OrderCancelled)
+    async def cancel(event: OrderCancelled) -> None: ...
+
+    @service.on(OrderCancelled)
+    async def note(event: OrderCancelled) -> None: ...
+
+    service.events.register(PaymentTaken)
+    service.write_as("json", "billing")
+    return service
+
+
+def test_topics_of_other_producers_and_formats_by_category() -> None:
+    document = asyncapi_document(legacy())
+    messages = document["components"]["messages"]
+    assert {name: message["contentType"] for name, message in messages.items()} == {
+        "OrderCancelled": "application/avro",
+        "OrderCancelled.legacy.orders": "application/json",
+        "PaymentTaken": "application/json",
+    }
+    assert "headers" not in messages["OrderCancelled.legacy.orders"]
+    assert messages["OrderCancelled.legacy.orders"]["payload"] == messages["OrderCancelled"]["payload"]
+    assert sorted(document["operations"]) == ["receive.legacy.cancel", "receive.legacy.note", "send.billing"]
+    assert document["operations"]["receive.legacy.cancel"]["messages"] == [
+        {"$ref": "#/channels/legacy.orders/messages/OrderCancelled.legacy.orders"}
+    ]
+
+
 def test_a_service_without_events_is_a_document_still() -> None:
     document = asyncapi_document(Service("empty"))
     assert document["channels"] == document["operations"] == {}
@@ -197,7 +227,7 @@ def test_a_field_that_json_schema_cannot_describe_is_named() -> None:
 def test_the_initiatives_own_schema_accepts_it() -> None:
     schema = json.loads(Path(os.environ["HEADWATER_ASYNCAPI_SCHEMA"]).read_text())
     validator = validators.validator_for(schema)(schema)
-    for service in (shop(), Service("empty")):
+    for service in (shop(), legacy(), Service("empty")):
         assert [f"{list(error.absolute_path)}: {error.message}" for error in validator.iter_errors(asyncapi_document(service))] == []
     broken = asyncapi_document(shop())
     broken["operations"]["send.order"]["action"] = "shout"

@@ -89,6 +89,25 @@ async def test_a_handlers_span_is_linked_to_its_producers_and_is_no_child_of_it(
         assert recorded.correlation_id == order.correlation_id
 
 
+async def test_a_handler_of_many_events_is_linked_to_each_of_their_producers(spans: InMemorySpanExporter) -> None:
+    service, taken = Service("shop"), []
+
+    @service.on(OrderPlaced)
+    async def note(events: list[OrderPlaced]) -> None:
+        taken.append(len(events))
+
+    async with memory_service(service) as memory:
+        for number in range(30):
+            await service.store.append(f"order-{number}", [OrderPlaced(sku="a"), OrderPlaced(sku="b")], expected_version=0)
+        await memory.settle()
+    produced = [span.context.span_id for span in named(spans, "append order") if span.context is not None]
+    consumed = [span for span in spans.get_finished_spans() if span.kind is SpanKind.CONSUMER]
+    assert sum(taken) == 60
+    assert len(consumed) == len(taken)
+    # Two events of one append have one producer.
+    assert sorted(link.context.span_id for span in consumed for link in span.links) == sorted(produced)
+
+
 async def test_the_context_travels_in_the_header_that_other_tools_know(spans: InMemorySpanExporter) -> None:
     service = shop()
     async with memory_service(service) as memory:
