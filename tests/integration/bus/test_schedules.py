@@ -6,6 +6,8 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import pytest
+
 from headwater.bus import Clockwork, Cron, Missed, ScheduleDesk, Schedules
 from headwater.messages import Event
 from headwater.testing import eventually
