@@ -22,6 +22,9 @@ What can fail: a handler (above); PostgreSQL or Kafka away (waited out, for ever
 a handler uses is away (tried again without counting against the message); a record that no relay wrote, or an event that does not fit its class
 (kept as a dead letter at once); the transaction took effect but the answer was lost (the position row tells on the next claim).
 Handlers see a message again after any failed attempt, so effects outside this database may happen twice: give them `Context.idempotency_key`.
+
+Two sources feed a consumer, and promise the same: Kafka, which a relay fills, and the log itself (`postgres_source`), whose partitions members share
+by leases. There a record's offset is its position in the log, and the topic of a position's row is `log:<category>`.
 """
 
 from headwater.bus.consumer import Consumer, PartitionStatus
