@@ -177,7 +177,12 @@ class MemoryService:
     async def _is_settled(self) -> bool:
         await self._workers.require_alive()
         # Before and after: what was due may send what handlers then take, and a handler may plan what is due at once.
-        return not await self._is_something_due() and await self._is_everything_handled() and not await self._is_something_due()
+        if await self._is_something_due():
+            return False
+        async with self._parts.effects.transaction():
+            # A turn of its own: nobody is in the middle of a commit, with the position moved and the appends yet to come.
+            is_handled = await self._is_everything_handled()
+        return is_handled and not await self._is_something_due()
 
     async def _is_something_due(self) -> bool:
         moments = [await work.seconds_to_next() for work in self._workers.works]
