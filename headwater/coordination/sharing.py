@@ -255,7 +255,7 @@ class LeaseShare:
         work = asyncio.ensure_future(self._work(holding))
         try:
             await first_of(asyncio.wait({work}), holding.lost())
-            if not work.done():
+            if holding.is_lost or not work.done() or not (holding.is_valid or holding.recalled.is_set()):
                 self._tell("lease_lost", holding)
             elif not holding.recalled.is_set():
                 self._rests_until[holding.item] = self._clock.monotonic() + self._lease_seconds
