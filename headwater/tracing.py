@@ -31,6 +31,7 @@ else:
     else:
         _is_installed = True
 
+_RECORDING_NOTHING: Final = (trace.ProxyTracerProvider, trace.NoOpTracerProvider) if _is_installed else ()
 TRACER_NAME: Final = "headwater"
 LINKS_MAX: Final = 128
 """What OpenTelemetry's SDK keeps unless told otherwise."""
@@ -40,7 +41,7 @@ _produced_under: ContextVar[str | None] = ContextVar("headwater_produced_under",
 
 def is_on() -> bool:
     """Whether spans are recorded: a tracer provider was set. Ask once a batch."""
-    return _is_installed and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider | trace.NoOpTracerProvider)
+    return _is_installed and not isinstance(trace.get_tracer_provider(), _RECORDING_NOTHING)
 
 
 def produced_under() -> str | None:
