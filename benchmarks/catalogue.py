@@ -12,11 +12,13 @@ from benchmarks.consume import compare_consume
 from benchmarks.consume_fold import compare_consume_fold
 from benchmarks.end_to_end import compare_end_to_end
 from benchmarks.growth import compare_growth
+from benchmarks.lanes import compare_lanes
 from benchmarks.log_import import compare_import
 from benchmarks.log_read import compare_log_read
 from benchmarks.measure import Comparisons
 from benchmarks.multi_stream import compare_multi_stream
 from benchmarks.order_case import compare_orders
+from benchmarks.poison import compare_poison
 from benchmarks.reader_memory import compare_reader_memory
 from benchmarks.relay import compare_relay, compare_relay_avro
 from benchmarks.scale import Scale
@@ -48,5 +50,7 @@ BENCHMARKS: Final = {
     "consume": Benchmark(compare_consume, needs_kafka=True),
     "consume_fold": Benchmark(compare_consume_fold, needs_kafka=True),
     "end_to_end": Benchmark(compare_end_to_end, needs_kafka=True),
+    "lanes": Benchmark(compare_lanes, needs_kafka=True),
+    "poison": Benchmark(compare_poison, needs_kafka=True),
     "orders": Benchmark(compare_orders),
 }

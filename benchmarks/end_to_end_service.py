@@ -21,6 +21,8 @@ from headwater.postgres import Database
 from headwater.telemetry import configure_logging
 
 GROUP: Final = "bench-end-to-end"
+POISON_CUSTOMER: Final = "POISON"
+"""Orders of this customer fail every time."""
 
 
 async def serve(dsn: str, bootstrap: str, category: str) -> None:
@@ -29,6 +31,8 @@ async def serve(dsn: str, bootstrap: str, category: str) -> None:
 
     @subscriptions.on(event_class)
     async def store(event: OrderPlaced, context: Context) -> None:
+        if event.customer_id == POISON_CUSTOMER:
+            raise ValueError(POISON_CUSTOMER)
         await context.connection.execute(STORE_EFFECT, event.order_id, sum(line.quantity for line in event.lines))
         handled.append(context.position.global_position)
 

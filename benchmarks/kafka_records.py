@@ -38,7 +38,9 @@ async def make_topic(bootstrap: str, name: str) -> None:
     await KafkaTopics(kafka_settings(bootstrap)).ensure([name])
 
 
-async def records_of_log(store: EventStore, values: ValueEncoder = JSON_ENCODER) -> RecordsByPartition:
+async def records_of_log(
+    store: EventStore, values: ValueEncoder = JSON_ENCODER, *, partition_count: int = PARTITION_COUNT
+) -> RecordsByPartition:
     """Everything in the log, encoded as the relay does, by partition and in order."""
     identity, after = await store.identity(), 0
     encoder = RecordEncoder(identity.log_id, source=EVENT_SOURCE)
@@ -47,7 +49,7 @@ async def records_of_log(store: EventStore, values: ValueEncoder = JSON_ENCODER)
     while events := (await store.read_log(after=after, limit=PAGE_SIZE)).events:
         await values.prepare({event.type for event in events})
         for event in events:
-            number, position = partition_of(event.stream_name.encode(), PARTITION_COUNT), identity.locate(event.global_position)
+            number, position = partition_of(event.stream_name.encode(), partition_count), identity.locate(event.global_position)
             record = encoder.encode(event, values.encode(event), position_text(position), position_text(previous[number]))
             records[number].append(record)
             previous[number] = position

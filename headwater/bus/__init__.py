@@ -33,6 +33,9 @@ relay's headers as they are received; from there on they are messages like any o
 who asked reads them from a topic of its own, and forgets its questions when it dies.
 
 Handlers see a message again after any failed attempt, so effects outside this database may happen twice: give them `Context.idempotency_key`.
+
+Two sources feed a consumer, and promise the same: Kafka, which a relay fills, and the log itself (`postgres_source`), whose partitions members share
+by leases. There a record's offset is its position in the log, and the topic of a position's row is `log:<category>`.
 """
 
 from headwater.bus.binding import CallNext, HandlerCall, Middleware, Provider, Surroundings

@@ -8,10 +8,11 @@ from typing import Final
 from uuid import UUID, uuid5
 
 from headwater.bus.dead_letters import message_of
+from headwater.bus.delivering import LOCK_WAIT_SECONDS_MAX
 from headwater.bus.ports import EffectStore
 from headwater.bus.retries import RetryPolicy
 from headwater.bus.schedules import DueSchedule, Firing, Schedule, Schedules, ScheduleStore, is_late
-from headwater.errors import StorageUnavailable, TransactionConflict
+from headwater.errors import HeadwaterError, StorageUnavailable, TransactionConflict
 from headwater.messages import ANY, NewEvent
 from headwater.outbox import outbox_stream
 from headwater.randomness import SYSTEM_RANDOMNESS, Randomness
@@ -50,6 +51,7 @@ class DueSchedules:
         due: DueSchedule | None = None
         try:
             async with self._effects.transaction() as transaction:
+                await transaction.limit_lock_wait(LOCK_WAIT_SECONDS_MAX)
                 due = await self._store.claim(self._schedules.names, connection=transaction.joining)
                 if due is None:
                     return False
@@ -102,5 +104,5 @@ class DueSchedules:
             attempts=due.attempts + 1,
             delay_seconds=round(delay, 3),
             error=message_of(error),
-            exc_info=error,
+            exc_info=None if isinstance(error, HeadwaterError) else error,
         )

@@ -42,6 +42,8 @@ _LIMIT_LOCK_WAIT = sql_file(_PACKAGE, "limit_lock_wait")
 
 CLAIM_WAIT_SECONDS_MAX: Final = 5.0
 """How long a claim waits for another member's commit before it is tried anew."""
+COMMIT_WAIT_SECONDS_MAX: Final = 5.0
+"""How long a lane may take from its mark to its commit, which follows at once, before PostgreSQL ends its session."""
 LIST_SIZE_DEFAULT: Final = 100
 
 _BAD_TRANSACTION: Final = ("25P01", "25P02")
@@ -154,7 +156,11 @@ class PostgresTransaction:
         """This lane handled everything up to the offset; see `EffectTransaction.mark_lane`."""
         with self._machinery():
             self.require_open()
-            return await self._connection.fetchval(_MARK_LANE, group, *claimed.partition, *lane, claimed.epoch, offset) is not None
+            milliseconds = str(int(COMMIT_WAIT_SECONDS_MAX * 1000))
+            return (
+                await self._connection.fetchval(_MARK_LANE, group, *claimed.partition, *lane, claimed.epoch, offset, milliseconds)
+                is not None
+            )
 
     @contextmanager
     def _machinery(self) -> Generator[None]:

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headwater.randomness import SeededRandomness
+    from headwater.testing.chaos import Chaos, ChaosCounts
     from headwater.testing.crash_points import CrashPoint, CrashReport, CrashScenario, check_crash_points, run_crash_point
+    from headwater.testing.crash_steps import crash_at_every_step
     from headwater.testing.memory_bus import MemorySource, MemoryTopics
     from headwater.testing.memory_effects import MemoryEffects
     from headwater.testing.memory_keys import MemorySubjectKeys
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from headwater.testing.waiting import eventually
 
 _HOMES = {
+    "Chaos": "headwater.testing.chaos",
+    "ChaosCounts": "headwater.testing.chaos",
     "CrashPoint": "headwater.testing.crash_points",
     "CrashReport": "headwater.testing.crash_points",
     "CrashScenario": "headwater.testing.crash_points",
@@ -53,6 +57,7 @@ _HOMES = {
     "Scenario": "headwater.testing.scenario",
     "SeededRandomness": "headwater.randomness",
     "check_crash_points": "headwater.testing.crash_points",
+    "crash_at_every_step": "headwater.testing.crash_steps",
     "eventually": "headwater.testing.waiting",
     "given": "headwater.testing.scenario",
     "memory_service": "headwater.testing.memory_service",
@@ -60,6 +65,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "Chaos",
+    "ChaosCounts",
     "CrashPoint",
     "CrashReport",
     "CrashScenario",
@@ -80,6 +87,7 @@ __all__ = [
     "Scenario",
     "SeededRandomness",
     "check_crash_points",
+    "crash_at_every_step",
     "eventually",
     "given",
     "memory_service",

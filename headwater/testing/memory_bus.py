@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from headwater.bus import EncodedRecords, OffsetOutOfRange, RebalanceListener, RecordReader, SourceRecord
 from headwater.clock import SYSTEM_CLOCK, Clock
@@ -64,6 +64,26 @@ class _HeldPartition:
     previous: LogPosition = LOG_START
 
 
+class DisturbsTopics(Protocol):
+    """Somebody who makes a memory broker as unpleasant as its contract allows."""
+
+    def to_repeat(self, partition: Partition, envelope: Envelope) -> Sequence[Envelope]:
+        """Records of this partition to put in once more, after the one that was just put."""
+        ...
+
+    async def receiving(self) -> None:
+        """A member asks for records."""
+        ...
+
+    def served(self, partitions: Sequence[Partition]) -> Sequence[Partition]:
+        """Those that a member gets records of now, in this order."""
+        ...
+
+    def amount(self, limit: int) -> int:
+        """How many records of a partition, at least 1."""
+        ...
+
+
 class MemoryTopics:
     """Topics that are filled from a store's log, as a relay would; one instance can serve many sources, like a broker."""
 
@@ -76,6 +96,9 @@ class MemoryTopics:
         self._members: dict[str, list[MemorySource]] = {}
         self._turn = asyncio.Lock()
         """Several sources share the topics; two that relay at once would put an event in twice."""
+        self._sharing = asyncio.Lock()
+        """Rebalances take turns; two at once could give a partition to two members, or to none."""
+        self.disturber: DisturbsTopics | None = None
         self.is_reachable = True
         """Set it to False to take the broker away."""
 
@@ -99,8 +122,11 @@ class MemoryTopics:
                 partition = Partition(event_topic(event), partition_of(event.stream_name.encode(), self.partition_count))
                 held = self._hold(partition)
                 position = identity.locate(event.global_position)
-                self.put_envelope(partition, Envelope(event, identity.log_id, position, held.previous))
+                envelope = Envelope(event, identity.log_id, position, held.previous)
+                self.put_envelope(partition, envelope)
                 held.previous = position
+                for again in self.disturber.to_repeat(partition, envelope) if self.disturber is not None else ():
+                    self.put_envelope(partition, again)
             self._checkpoint = events[-1].global_position
             count += len(events)
         return count
@@ -150,14 +176,23 @@ class MemoryTopics:
 
     async def join(self, group: str, member: MemorySource) -> None:
         """Give a new member its share of its topics' partitions; the others give up what they have too much."""
-        self._members.setdefault(group, []).append(member)
-        await self._rebalance(group)
+        async with self._sharing:
+            self._members.setdefault(group, []).append(member)
+            await self._rebalance(group)
 
     async def leave(self, group: str, member: MemorySource) -> None:
         """Share out what a member had; harmless when it has left already."""
-        if member in (members := self._members.get(group, [])):
-            members.remove(member)
-            await self._rebalance(group)
+        async with self._sharing:
+            if member in (members := self._members.get(group, [])):
+                members.remove(member)
+                await self._rebalance(group)
+
+    async def rotate(self, group: str) -> None:
+        """Give every member another one's share."""
+        async with self._sharing:
+            if members := self._members.get(group, []):
+                members.append(members.pop(0))
+                await self._rebalance(group)
 
     async def _rebalance(self, group: str) -> None:
         members = list(self._members[group])
@@ -270,6 +305,8 @@ class MemorySource:
     async def receive(self, *, limit: int, timeout_seconds: float) -> Mapping[Partition, Sequence[SourceRecord]]:
         """What is there, else what is there after the wait; see `MessageSource.receive`."""
         self._require_broker()
+        if self.topics.disturber is not None:
+            await self.topics.disturber.receiving()
         await self.topics.relay()
         received = self._take(limit)
         if not received:
@@ -280,13 +317,15 @@ class MemorySource:
 
     def _take(self, limit: int) -> dict[Partition, Sequence[SourceRecord]]:
         taken: dict[Partition, Sequence[SourceRecord]] = {}
-        for partition, offset in list(self._next.items()):
+        disturber = self.topics.disturber
+        for partition in list(self._next) if disturber is None else disturber.served(list(self._next)):
+            offset = self._next[partition]
             held = self.topics.range_of(partition)
             if partition in self._paused or partition not in self._assigned:
                 continue
             if not held.first <= offset <= held.end:
                 raise OffsetOutOfRange(partition, offset)
-            if records := self.topics.records(partition, offset, limit):
+            if records := self.topics.records(partition, offset, limit if disturber is None else disturber.amount(limit)):
                 taken[partition] = records
                 self._next[partition] = records[-1].offset + 1
                 limit -= len(records)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from enum import StrEnum
 from typing import Any, cast
 from uuid import UUID
 
@@ -44,6 +45,17 @@ from headwater.testing.memory_keys import MemorySubjectKeys
 from headwater.testing.memory_parked import MemoryParkedRows, MemoryParking
 
 
+class Step(StrEnum):
+    """Where a transaction is; a test's chaos is asked at each."""
+
+    READ = "read"
+    APPEND = "append"
+    COMMIT = "commit"
+    """Everything is done but nothing is kept."""
+    COMMITTED = "committed"
+    """Everything is kept, and who asked has no answer yet."""
+
+
 class MemoryTransaction:
     """An `EffectTransaction` that keeps everything aside until it commits."""
 
@@ -72,6 +84,7 @@ class MemoryTransaction:
 
     async def append(self, stream_name: str, events: Sequence[Event | NewEvent], *, expected_version: ExpectedVersion) -> AppendResult:
         """Keep the append for the commit; versions and positions are those it will get, unless somebody outside appends meanwhile."""
+        await self._effects.reach(Step.APPEND)
         prepared = prepare(await self._effects.personal.seal(events), stream_name=stream_name)
         version = await self._version(stream_name)
         self._effects.check_version(stream_name, expected_version, version)
@@ -96,6 +109,7 @@ class MemoryTransaction:
         self, stream_name: str, *, from_version: int | None = None, backwards: bool = False, limit: int | None = None
     ) -> AsyncIterator[RecordedEvent]:
         """The stream with this transaction's own appends."""
+        await self._effects.reach(Step.READ)
         stored = [event async for event in self._effects.base.read_stream(stream_name)]
         whole = stored + [event for name, recorded, _ in self._appends if name == stream_name for event in recorded]
         if backwards:
@@ -144,6 +158,11 @@ class MemoryTransaction:
         self._marks.append((group, claimed.partition, lane, offset))
         return True
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether a commit would change nothing."""
+        return not (self._appends or self._letters or self._moves or self._marks or self._when_committed or self.parked.is_changed)
+
     async def commit(self) -> None:
         """Store everything.
 
@@ -189,9 +208,13 @@ class MemoryEffects:
         self.lose_next_answer = False
         """Set it to True to let the next commit take effect and say that it may not have."""
         self.commit_count = 0
+        self.on_step: Callable[[Step], Awaitable[None]] | None = None
+        """Asked at each step of a transaction that changes something; what it raises ends the transaction there."""
         self._positions: dict[tuple[str, Partition], PartitionPosition] = {}
         self._lane_marks: dict[tuple[str, Partition], dict[Lane, int]] = {}
         self._turn = asyncio.Lock()
+        self._rows = asyncio.Lock()
+        """Held by a commit and by a claim: as in a database, a claim may come in the middle of a transaction, which then cannot commit."""
 
     @property
     def store(self) -> JoiningStore:
@@ -205,7 +228,7 @@ class MemoryEffects:
 
     async def claim(self, group: str, partition: Partition) -> PartitionPosition:
         self._require_database()
-        async with self._turn:
+        async with self._rows:
             known = self._positions.get((group, partition), PartitionPosition(partition, 0, 0, {}, None))
             claimed = replace(known, epoch=known.epoch + 1)
             self._positions[group, partition] = claimed
@@ -213,13 +236,13 @@ class MemoryEffects:
 
     async def confirm(self, group: str, claimed: PartitionPosition) -> PartitionPosition | None:
         self._require_database()
-        async with self._turn:
+        async with self._rows:
             known = self._positions[group, claimed.partition]
             return known if known.epoch == claimed.epoch else None
 
     async def claim_lanes(self, group: str, claimed: PartitionPosition, lane_counts: Mapping[str, int]) -> Mapping[Lane, int] | None:
         self._require_database()
-        async with self._turn:
+        async with self._rows:
             if not self.is_owner(group, claimed):
                 return None
             marks = self.lane_marks(group, claimed.partition)
@@ -246,14 +269,30 @@ class MemoryEffects:
         async with self._turn:
             transaction = MemoryTransaction(self)
             yield transaction
+            if is_change := self._is_change(transaction):
+                await self.reach(Step.COMMIT)
             self._require_database()
             await _whole(self._commit(transaction))
             if self.lose_next_answer:
                 self.lose_next_answer = False
-                raise StorageUnavailable("the answer to a commit was lost on purpose; whether it took effect is unknown")
+                raise answer_lost()
+            if is_change:
+                await self.reach(Step.COMMITTED)
+
+    async def reach(self, step: Step) -> None:
+        """A transaction is here now."""
+        if self.on_step is not None:
+            await self.on_step(step)
+
+    def _is_change(self, transaction: MemoryTransaction) -> bool:
+        return not transaction.is_empty
 
     async def _commit(self, transaction: MemoryTransaction) -> None:
-        await transaction.commit()
+        async with self._rows:
+            await transaction.commit()
+            self._committed()
+
+    def _committed(self) -> None:
         self.commit_count += 1
 
     def position(self, group: str, partition: Partition) -> PartitionPosition | None:
@@ -285,6 +324,11 @@ class MemoryEffects:
     def _require_database(self) -> None:
         if not self.is_reachable:
             raise StorageUnavailable("the memory database was taken away")
+
+
+def answer_lost() -> StorageUnavailable:
+    """What a commit raises that took effect and cannot say so."""
+    return StorageUnavailable("the answer to a commit was lost on purpose; whether it took effect is unknown")
 
 
 async def _whole(commit: Coroutine[Any, Any, None]) -> None:

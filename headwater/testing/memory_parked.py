@@ -76,6 +76,11 @@ class MemoryParkedRows:
         self._changes: list[Callable[[], None]] = []
         self.held: list[tuple[str, PartitionPosition]] = []
 
+    @property
+    def is_changed(self) -> bool:
+        """Whether a commit would change something."""
+        return bool(self._changes)
+
     async def hold(self, group: str, claimed: PartitionPosition) -> bool:
         if not self._effects.is_owner(group, claimed):
             return False

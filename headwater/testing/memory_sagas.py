@@ -97,6 +97,11 @@ class MemorySagaStore:
         self._rows.update(self._pending)
         self._pending.clear()
 
+    @property
+    def is_changing(self) -> bool:
+        """Whether the transaction that has its turn saved something."""
+        return bool(self._pending)
+
     async def start(
         self,
         effects: SagaEffects,  # noqa: ARG002 - the transaction is the one that has its turn
@@ -210,16 +215,16 @@ class MemorySagaEffects(MemoryEffects):
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[MemoryTransaction]:
         """Commits at the end of the block, the sagas as well."""
-        commits_before = -1
-        try:
-            async with super().transaction() as transaction:
-                commits_before = self.commit_count
-                self.sagas.begin()
-                yield transaction
-        finally:
-            # Also when the answer to the commit is lost; nobody else had a turn in between.
-            if commits_before >= 0 and self.commit_count > commits_before:
-                self.sagas.commit()
+        async with super().transaction() as transaction:
+            self.sagas.begin()
+            yield transaction
+
+    def _is_change(self, transaction: MemoryTransaction) -> bool:
+        return super()._is_change(transaction) or self.sagas.is_changing
+
+    def _committed(self) -> None:
+        super()._committed()
+        self.sagas.commit()
 
 
 def _event_classes_beside(saga_class: type[Saga]) -> list[type[Event]]:

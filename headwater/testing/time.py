@@ -66,6 +66,43 @@ class FakeClock:
         return True
 
 
+class TurnClock:
+    """A `Clock` that moves on by a millisecond with every turn of the event loop, whatever the machine is busy with: what waits on it wakes in the
+    same order every time.
+    """
+
+    def __init__(self) -> None:
+        """Begin at the system's moment; nobody wakes before `run` runs."""
+        self._start, self._turns, self._count = SYSTEM_CLOCK.now(), 0, 0
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+
+    def now(self) -> datetime:
+        return self._start + timedelta(seconds=self.monotonic())
+
+    def monotonic(self) -> float:
+        return self._turns / 1000
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait for so many turns; zero lets others run once."""
+        if seconds <= 0:
+            await SYSTEM_CLOCK.sleep(0)
+            return
+        waker: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._count += 1
+        heapq.heappush(self._sleepers, (self.monotonic() + seconds, self._count, waker))
+        await waker
+
+    async def run(self) -> None:
+        """Move on until cancelled. It keeps the processor busy."""
+        while True:
+            await SYSTEM_CLOCK.sleep(0)
+            self._turns += 1
+            while self._sleepers and self._sleepers[0][0] <= self.monotonic():
+                _, _, waker = heapq.heappop(self._sleepers)
+                if not waker.done():
+                    waker.set_result(None)
+
+
 async def settle() -> None:
     """Give the tasks that are ready a few turns of the event loop."""
     for _ in range(SETTLING_ROUNDS):

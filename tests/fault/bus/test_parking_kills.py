@@ -137,7 +137,7 @@ async def test_lanes_are_killed_paused_and_changed_in_number_and_repeat_nothing(
                     return await bed.applied() >= goal
 
                 await eventually(moving, timeout=60)
-                # One paused between its mark and its commit holds its lane until PostgreSQL ends its session, after a minute.
+                # Paused in the middle of an append it holds the stream until PostgreSQL ends its session, after a minute.
                 if FULL and round_number % 2:
                     process.send_signal(signal.SIGSTOP)
                     zombie = process

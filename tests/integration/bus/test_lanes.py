@@ -142,6 +142,8 @@ async def test_a_lane_commits_under_its_claim_only_and_goes_forward_only(shop: S
     assert marks == {}, "new lanes have no marks"
     async with shop.effects.transaction() as transaction:
         assert await transaction.mark_lane("shop", zombie, lane, 5)
+        timeout = "SELECT current_setting('idle_in_transaction_session_timeout')"
+        assert await transaction.connection.fetchval(timeout) == "5s", "one that is paused now does not hold the lane for long"
         assert not await transaction.mark_lane("shop", zombie, lane, 5)
     owner = await shop.effects.claim("shop", ORDER_0)
     assert await shop.effects.claim_lanes("shop", zombie, {"reserve": 4}) is None

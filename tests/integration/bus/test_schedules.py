@@ -6,6 +6,8 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import pytest
+
 from headwater.bus import Clockwork, Cron, Missed, ScheduleDesk, Schedules
 from headwater.messages import Event
 from headwater.testing import eventually
@@ -154,4 +156,26 @@ async def test_the_desk_shows_schedules_and_removes_one(database: object) -> Non
     assert await desk.remove(SERVICE, "nightly")
     assert not await desk.remove(SERVICE, "nightly")
     assert Cron.of(HOURLY).next_after(await world.now()) > await world.now()
+    await world.personal.close()
+
+
+async def test_a_firing_whose_stream_somebody_holds_is_tried_again_later(database: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headwater.bus.firing.LOCK_WAIT_SECONDS_MAX", 0.05)
+    world = PostgresWorld(database)  # type: ignore[arg-type]
+    nightly(world.schedules, HOURLY)
+    await world.fire()
+    await world.miss_hours(1)
+    event = NightCame(due_at=datetime(2026, 1, 1, tzinfo=UTC), is_late=False)
+    await world.log.append("night-outbox:nightly", [event], expected_version=0)
+    async with world.database.transaction() as connection:
+        await world.log.append("night-outbox:nightly", [event], expected_version=1, connection=connection)
+        await world.fire()
+        (status,) = await ScheduleDesk(world.database).list()
+        assert status.attempts >= 1
+        assert status.fired_count == 0
+        assert status.error is not None
+        assert status.error.startswith("LockTimeout: ")
+    await world.let_pass(400)
+    await world.fire()
+    assert await world.log.stream_version("night-outbox:nightly") == 3
     await world.personal.close()

@@ -24,7 +24,7 @@ def no_role_stays(postgres_dsn: str) -> Iterator[None]:
 
 
 def test_examples_run_one_after_the_other(postgres_dsn: str, no_role_stays: None) -> None:
-    assert [language for language, _ in EXAMPLES] == ["sql", "python", "python", "sql", "sql"]
+    assert [language for language, _ in EXAMPLES] == ["sql", "python", "python", "sql", "sql", "sql"]
     names: dict[str, object] = {"DSN": postgres_dsn}
     output = ""
     for language, text in EXAMPLES:
