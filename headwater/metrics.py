@@ -72,7 +72,7 @@ RELAY_LAG_EVENTS: Final = Instrument(
     "headwater_relay_lag_events", "gauge", "Events that can be read and are not known to be in Kafka.", ("shard",)
 )
 RELAY_LAG_SECONDS: Final = Instrument("headwater_relay_lag_seconds", "gauge", "Age of the oldest of them.", ("shard",))
-RELAY_HOLDS_LEASE: Final = Instrument("headwater_relay_holds_lease", "gauge", "1 where this process relays.")
+RELAY_SHARDS: Final = Instrument("headwater_relay_shards", "gauge", "Shards of the log that this process relays.")
 RELAY_STOPPED_PARTITIONS: Final = Instrument("headwater_relay_stopped_partitions", "gauge", "Partitions that stand still with an alarm.")
 LOG_HORIZON: Final = Instrument("headwater_log_horizon", "gauge", "Position up to which the log can be read now.")
 PROJECTION_LAG_EVENTS: Final = Instrument(
@@ -101,7 +101,7 @@ INSTRUMENTS: Final = (
     RELAY_FAILURES,
     RELAY_LAG_EVENTS,
     RELAY_LAG_SECONDS,
-    RELAY_HOLDS_LEASE,
+    RELAY_SHARDS,
     RELAY_STOPPED_PARTITIONS,
     LOG_HORIZON,
     PROJECTION_LAG_EVENTS,

@@ -31,6 +31,7 @@ else:
     else:
         _is_installed = True
 
+_RECORDING_NOTHING: Final = (trace.ProxyTracerProvider, trace.NoOpTracerProvider) if _is_installed else ()
 TRACER_NAME: Final = "headwater"
 LINKS_MAX: Final = 128
 """What OpenTelemetry's SDK keeps unless told otherwise."""
@@ -39,8 +40,12 @@ _produced_under: ContextVar[str | None] = ContextVar("headwater_produced_under",
 
 
 def is_on() -> bool:
-    """Whether spans are recorded: a tracer provider was set. Ask once a batch."""
-    return _is_installed and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider | trace.NoOpTracerProvider)
+    """Whether spans are recorded: a tracer provider was set. Cheap, since every append asks."""
+    # The public way looks into the environment each time while none is set, which takes longer than the rest of it; where the library
+    # keeps the provider elsewhere one day, that is what is left.
+    if not _is_installed or getattr(trace, "_TRACER_PROVIDER", trace) is None:
+        return False
+    return not isinstance(trace.get_tracer_provider(), _RECORDING_NOTHING)
 
 
 def produced_under() -> str | None:

@@ -18,9 +18,9 @@ from headwater.metrics import (
     PROJECTION_LAG_EVENTS,
     PROJECTION_LAG_SECONDS,
     PROJECTION_RUNNING,
-    RELAY_HOLDS_LEASE,
     RELAY_LAG_EVENTS,
     RELAY_LAG_SECONDS,
+    RELAY_SHARDS,
     RELAY_STOPPED_PARTITIONS,
     Metrics,
 )
@@ -56,7 +56,7 @@ async def update_gauges(service: Service, metrics: Metrics, *, clock: Clock = SY
 def _set_relay(parts: Parts, metrics: Metrics) -> None:
     if parts.relay is not None:
         status = parts.relay.status()
-        metrics.set(RELAY_HOLDS_LEASE, status.state == "relaying")
+        metrics.set(RELAY_SHARDS, len(status.shards))
         metrics.set(RELAY_STOPPED_PARTITIONS, len(status.stopped_partitions))
 
 

@@ -82,7 +82,10 @@ async def test_health_and_metrics_in_one_process(headwater: Command, category: s
             assert found[f"headwater_messages_handled_total{{{group}}}"] >= 1
             assert found[f'headwater_handler_retries_total{{{group},handler="reserve"}}'] >= 1
             assert found['headwater_projection_lag_events{projection="units_ordered"}'] == 0
-            assert found['headwater_relay_lag_events{shard="0"}'] == 0
+            lags = [value for name, value in found.items() if name.startswith("headwater_relay_lag_events{")]
+            assert lags
+            assert not any(lags)
+            assert found["headwater_relay_shards"] >= 1
             assert found["headwater_relay_events_total"] == found["headwater_log_horizon"] == 3
             return True
 
@@ -90,14 +93,6 @@ async def test_health_and_metrics_in_one_process(headwater: Command, category: s
         assert (await client.get("/metrics")).headers["content-type"].startswith("text/plain")
     process.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(process.wait, 30) == 0
-
-
-@pytest.mark.usefixtures("servers")
-async def test_readiness_says_what_is_wrong_while_kafka_is_away(headwater: Command, category: str, postgres_dsn: str) -> None:
-    """Here it was never there: the command ends, and says why."""
-    outcome = await asyncio.to_thread(headwater.run, "run", "shop:service", "--http", "127.0.0.1:0", HEADWATER_KAFKA="127.0.0.1:1")
-    assert outcome.returncode == 1
-    assert "127.0.0.1:1" in outcome.stderr
 
 
 @pytest.mark.usefixtures("servers", "category")

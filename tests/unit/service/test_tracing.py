@@ -17,6 +17,7 @@ from headwater.eventstore import Decider, StreamAppend
 from headwater.messages import TRACEPARENT, NewEvent
 from headwater.testing import memory_service
 from headwater.testing.memory_bus import MemoryTopics
+from headwater.tracing import is_on
 
 
 class OrderPlaced(Event):
@@ -150,6 +151,11 @@ async def test_decisions_and_appends_to_several_streams_have_one_producer_span_e
     assert first.metadata[TRACEPARENT] == traceparent_of(decided)
     assert several.name == "append several streams"
     assert {other.metadata[TRACEPARENT] for other in others} == {traceparent_of(several)}
+
+
+def test_the_library_keeps_its_provider_where_the_quick_look_finds_it() -> None:
+    assert hasattr(trace, "_TRACER_PROVIDER")
+    assert not is_on()
 
 
 async def test_without_a_tracer_provider_events_carry_what_they_were_given() -> None:
