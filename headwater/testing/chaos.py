@@ -29,6 +29,9 @@ DELAY_SECONDS_MAX: Final = 0.02
 """The longest wait at one step, on the clock of the turns."""
 _SKIPPED: Final = 0.3
 """The share of partitions that a member gets nothing of, each time that it receives."""
+_WHOLE: Final = 0.2
+"""How often it gets all that is there of a partition, and else a few records."""
+_FEW_MAX: Final = 4
 _LIVES_APART: Final = 1_000_003
 
 
@@ -44,9 +47,9 @@ class Chaos:
     """A record is put into its topic again, at once or later."""
     delay: float = 0.2
     """A step waits a moment, while others go on."""
-    crash: float = 0.05
+    crash: float = 0.1
     """At a step: the member is killed and another one starts; after a commit, the commit's answer may be lost instead."""
-    rebalance: float = 0.05
+    rebalance: float = 0.1
     """At a step: the member's partitions go to others, who claim them, so that it cannot commit."""
     members: int = 2
     """So many consumers share the partitions."""
@@ -121,13 +124,17 @@ async def live_again_and_again(seed: int, begin: Callable[[Life], Coroutine[Any,
             supervisor = asyncio.current_task()
             if not life.is_dead or supervisor is None or supervisor.cancelling():
                 raise
+        if life.source is not None:
+            # Where its end was cut off, too, the broker notices in the end that nobody is there.
+            await life.source.close()
 
 
 async def kill(life: Life) -> None:
     """End a life here and now; never returns."""
-    life.is_dead = True
-    assert life.task is not None, "it lives"
-    life.task.cancel()
+    assert life.task is not None, "it lives, or lived"
+    if not life.is_dead:
+        life.is_dead = True
+        life.task.cancel()
     if (here := asyncio.current_task()) is not None and here is not life.task:
         here.cancel()
     await SYSTEM_CLOCK.sleep(0)
@@ -194,9 +201,9 @@ class SeededDisturber:
 
     def amount(self, limit: int) -> int:
         life = current_life()
-        if life is None or life.dice.uniform(0, 1) < 0.5:
+        if life is None or life.dice.uniform(0, 1) < _WHOLE:
             return limit
-        return max(1, min(limit, int(life.dice.uniform(1, 5))))
+        return max(1, min(limit, int(life.dice.uniform(1, _FEW_MAX + 1))))
 
     async def _disturb(self, life: Life) -> None:
         if life.dice.uniform(0, 1) < self.chaos.delay:
