@@ -32,6 +32,8 @@ _SKIPPED: Final = 0.3
 _WHOLE: Final = 0.2
 """How often it gets all that is there of a partition, and else a few records."""
 _FEW_MAX: Final = 4
+_WHILE_RECEIVING: Final = 0.3
+"""How likely a crash or a rebalance is while there is nothing to lose, beside a step of a transaction."""
 _LIVES_APART: Final = 1_000_003
 
 
@@ -57,7 +59,9 @@ class Chaos:
     def __post_init__(self) -> None:
         for chance in ("duplicate", "delay", "crash", "rebalance"):
             if not 0 <= getattr(self, chance) <= CHANCE_MAX:
-                raise UsageError(f"Chaos({chance}={getattr(self, chance)}) must be a chance from 0 to {CHANCE_MAX}; how often, not how many")
+                raise UsageError(
+                    f"Chaos({chance}={getattr(self, chance)}) must be a chance from 0 to {CHANCE_MAX}; how often, not how many"
+                )
         if not 1 <= self.members <= MEMBERS_MAX:
             raise UsageError(f"Chaos(members={self.members}) must be from 1 to {MEMBERS_MAX}")
 
@@ -179,8 +183,12 @@ class SeededDisturber:
         if (life := current_life()) is not None:
             if life.is_dead:
                 await kill(life)
-            # Not slower: nothing waits for it but the member itself.
-            await self._crash_or_rebalance(life)
+            if life.dice.uniform(0, 1) < self.chaos.crash * _WHILE_RECEIVING:
+                self.counts.crashes += 1
+                await kill(life)
+            if life.source is not None and life.dice.uniform(0, 1) < self.chaos.rebalance * _WHILE_RECEIVING:
+                self.counts.rebalances += 1
+                await self._rebalance(life.source)
 
     def to_repeat(self, partition: Partition, envelope: Envelope) -> Sequence[Envelope]:
         waiting = self._to_repeat.setdefault(partition, [])
@@ -209,9 +217,6 @@ class SeededDisturber:
         if life.dice.uniform(0, 1) < self.chaos.delay:
             self.counts.delays += 1
             await self.clock.sleep(life.dice.uniform(0, DELAY_SECONDS_MAX))
-        await self._crash_or_rebalance(life)
-
-    async def _crash_or_rebalance(self, life: Life) -> None:
         if self._is_thrown(life, self.chaos.crash):
             self.counts.crashes += 1
             await kill(life)

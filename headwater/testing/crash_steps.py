@@ -81,7 +81,9 @@ async def crash_at_every_step(service: Service, story: Story, *, new_clock: Call
     for number, step in enumerate(steps, start=1):
         for loses_answer in (False, True) if step is Step.COMMITTED else (False,):
             told = await _tell(service, story, new_clock(), _CrashAt(number, loses_answer), f"{number} of {len(steps)}, {step}")
-            assert told.counts.total == 1, f"the story took another way this time and did not reach step {number}; let it do the same each time"
+            assert told.counts.total == 1, (
+                f"the story took another way this time and did not reach step {number}; let it do the same each time"
+            )
     return len(steps)
 
 

@@ -34,7 +34,9 @@ class HandlerStory:
                 f"{_lines(f'{name}: {event!r}' for name, event in appended)}{self._failures()}"
             )
         if self.letters and not self.is_failure_expected:
-            raise AssertionError(f"the events are as expected, but{self._failures()}\nWhere that is right, say then_dead_letter(match=…) before")
+            raise AssertionError(
+                f"the events are as expected, but{self._failures()}\nWhere that is right, say then_dead_letter(match=…) before"
+            )
 
     def require_dead_letter(self, match: str) -> None:
         """A handler gave up, with an error whose text holds this.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headwater import Context, Event, Service
+from headwater import ANY, Context, Event, Service
 
 
 class ItemOrdered(Event, category="basket"):
@@ -56,6 +56,17 @@ def counting_shop(counted: list[int]) -> Service:
     @service.on(ItemOrdered)
     async def count(event: ItemOrdered) -> None:
         counted.append(event.number)
+
+    return service
+
+
+def hasty_shop() -> Service:
+    """Appends past its transaction."""
+    service = Service("shop")
+
+    @service.on(ItemOrdered)
+    async def reserve(event: ItemOrdered) -> None:
+        await service.store.append(f"reserved-{event.sku}", [ItemReserved(number=event.number, sku=event.sku)], expected_version=ANY)
 
     return service
 
