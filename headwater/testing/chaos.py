@@ -29,6 +29,11 @@ DELAY_SECONDS_MAX: Final = 0.02
 """The longest wait at one step, on the clock of the turns."""
 _SKIPPED: Final = 0.3
 """The share of partitions that a member gets nothing of, each time that it receives."""
+_WHOLE: Final = 0.2
+"""How often it gets all that is there of a partition, and else a few records."""
+_FEW_MAX: Final = 4
+_WHILE_RECEIVING: Final = 0.3
+"""How likely a crash or a rebalance is while there is nothing to lose, beside a step of a transaction."""
 _LIVES_APART: Final = 1_000_003
 
 
@@ -44,9 +49,9 @@ class Chaos:
     """A record is put into its topic again, at once or later."""
     delay: float = 0.2
     """A step waits a moment, while others go on."""
-    crash: float = 0.05
+    crash: float = 0.1
     """At a step: the member is killed and another one starts; after a commit, the commit's answer may be lost instead."""
-    rebalance: float = 0.05
+    rebalance: float = 0.1
     """At a step: the member's partitions go to others, who claim them, so that it cannot commit."""
     members: int = 2
     """So many consumers share the partitions."""
@@ -123,13 +128,17 @@ async def live_again_and_again(seed: int, begin: Callable[[Life], Coroutine[Any,
             supervisor = asyncio.current_task()
             if not life.is_dead or supervisor is None or supervisor.cancelling():
                 raise
+        if life.source is not None:
+            # Where its end was cut off, too, the broker notices in the end that nobody is there.
+            await life.source.close()
 
 
 async def kill(life: Life) -> None:
     """End a life here and now; never returns."""
-    life.is_dead = True
-    assert life.task is not None, "it lives"
-    life.task.cancel()
+    assert life.task is not None, "it lives, or lived"
+    if not life.is_dead:
+        life.is_dead = True
+        life.task.cancel()
     if (here := asyncio.current_task()) is not None and here is not life.task:
         here.cancel()
     await SYSTEM_CLOCK.sleep(0)
@@ -174,8 +183,12 @@ class SeededDisturber:
         if (life := current_life()) is not None:
             if life.is_dead:
                 await kill(life)
-            # Not slower: nothing waits for it but the member itself.
-            await self._crash_or_rebalance(life)
+            if life.dice.uniform(0, 1) < self.chaos.crash * _WHILE_RECEIVING:
+                self.counts.crashes += 1
+                await kill(life)
+            if life.source is not None and life.dice.uniform(0, 1) < self.chaos.rebalance * _WHILE_RECEIVING:
+                self.counts.rebalances += 1
+                await self._rebalance(life.source)
 
     def to_repeat(self, partition: Partition, envelope: Envelope) -> Sequence[Envelope]:
         waiting = self._to_repeat.setdefault(partition, [])
@@ -196,17 +209,14 @@ class SeededDisturber:
 
     def amount(self, limit: int) -> int:
         life = current_life()
-        if life is None or life.dice.uniform(0, 1) < 0.5:
+        if life is None or life.dice.uniform(0, 1) < _WHOLE:
             return limit
-        return max(1, min(limit, int(life.dice.uniform(1, 5))))
+        return max(1, min(limit, int(life.dice.uniform(1, _FEW_MAX + 1))))
 
     async def _disturb(self, life: Life) -> None:
         if life.dice.uniform(0, 1) < self.chaos.delay:
             self.counts.delays += 1
             await self.clock.sleep(life.dice.uniform(0, DELAY_SECONDS_MAX))
-        await self._crash_or_rebalance(life)
-
-    async def _crash_or_rebalance(self, life: Life) -> None:
         if self._is_thrown(life, self.chaos.crash):
             self.counts.crashes += 1
             await kill(life)

@@ -72,7 +72,7 @@ class DisturbsTopics(Protocol):
         ...
 
     async def receiving(self) -> None:
-        """A member asks for records."""
+        """A member asks for records, and there are some."""
         ...
 
     def served(self, partitions: Sequence[Partition]) -> Sequence[Partition]:
@@ -305,9 +305,9 @@ class MemorySource:
     async def receive(self, *, limit: int, timeout_seconds: float) -> Mapping[Partition, Sequence[SourceRecord]]:
         """What is there, else what is there after the wait; see `MessageSource.receive`."""
         self._require_broker()
-        if self.topics.disturber is not None:
-            await self.topics.disturber.receiving()
         await self.topics.relay()
+        if self.topics.disturber is not None and any(self.topics.range_of(one).end > offset for one, offset in self._next.items()):
+            await self.topics.disturber.receiving()
         received = self._take(limit)
         if not received:
             await self._clock.sleep(timeout_seconds)

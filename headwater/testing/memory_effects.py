@@ -226,6 +226,11 @@ class MemoryEffects:
         """What handlers gave up on."""
         return MemoryDeadLetters(self.letters)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a transaction is open."""
+        return self._turn.locked()
+
     async def claim(self, group: str, partition: Partition) -> PartitionPosition:
         self._require_database()
         async with self._rows:

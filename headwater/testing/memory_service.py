@@ -169,7 +169,8 @@ class MemoryService:
     async def _settle_disturbed(self, timeout_seconds: float) -> None:
         """In real seconds, looking in between on the clock of the turns, so that looking comes at the same moments each time."""
         give_up_at = SYSTEM_CLOCK.monotonic() + timeout_seconds
-        while not await self._is_settled():
+        # The position moves before its commit is through, and what goes wrong after a commit is part of the story.
+        while not await self._is_settled() or self._parts.effects.is_busy:
             if SYSTEM_CLOCK.monotonic() > give_up_at:
                 raise AssertionError(f"handlers were not done within {timeout_seconds} s, after {self.chaos}")
             await self._turns.sleep(_LOOK_SECONDS)

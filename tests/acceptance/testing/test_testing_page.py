@@ -15,7 +15,16 @@ EXAMPLES = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE, flags=re.DOTALL
 
 
 def test_examples_pass(tmp_path: Path, postgres_server: str) -> None:
-    names = ["shop.py", "test_shop.py", "test_reservations.py", "test_fixtures.py", "test_crash_points.py"]
+    names = [
+        "shop.py",
+        "test_shop.py",
+        "test_shop_stories.py",
+        "test_shop_chaos.py",
+        "test_shop_crashes.py",
+        "test_reservations.py",
+        "test_fixtures.py",
+        "test_crash_points.py",
+    ]
     assert [name for name, _ in EXAMPLES] == names
     for name, text in EXAMPLES:
         (tmp_path / name).write_text(text, encoding="utf-8")
@@ -37,7 +46,7 @@ def test_examples_pass(tmp_path: Path, postgres_server: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "6 passed" in done.stdout
+    assert "30 passed" in done.stdout
 
 
 def test_plugin_imports_nothing_heavy() -> None:
