@@ -26,10 +26,10 @@ from tests.support import full_count, write_evidence
 
 ROOT = Path(__file__).parents[3]
 SEED = int(os.environ.get("HEADWATER_TEST_SEED", "20260711"))
-KILLS = full_count(6, 30)
+KILLS = full_count(4, 30)
 PAUSES = full_count(2, 10)
 SHARED_FAULTS = full_count(2, 24)
-LEASE_SECONDS = 0.6
+LEASE_SECONDS = 1.0
 EVENTS_MAX = 60_000
 
 
