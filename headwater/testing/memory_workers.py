@@ -59,7 +59,8 @@ class MemoryWorkers:
         self._run(turns.run(), "clock")
         begins: list[Callable[[Life], Coroutine[Any, Any, None]]] = [lambda life: self._clockwork(turns, life.dice)]
         if self._service.subscriptions:
-            begins += [lambda life: self._member(life, turns)] * members
+            member: Callable[[Life], Coroutine[Any, Any, None]] = lambda life: self._member(life, turns)  # noqa: E731 - its type is what counts
+            begins += [member] * members
         for number, begin in enumerate(begins):
             self._run(live_again_and_again(seed * (members + 1) + number, begin), f"life {number}")
 
