@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 from headwater.bus import Clockwork, Consumer, ConsumerLimits, DeadLetterIt, DueMessages, DueSchedules, DueWork, RetryPolicy
@@ -57,10 +57,14 @@ class MemoryWorkers:
             return
         parts.effects.on_step, parts.topics.disturber = disturber.on_step, disturber
         self._run(turns.run(), "clock")
-        begins: list[Callable[[Life], Coroutine[Any, Any, None]]] = [lambda life: self._clockwork(turns, life.dice)]
-        if self._service.subscriptions:
-            member: Callable[[Life], Coroutine[Any, Any, None]] = lambda life: self._member(life, turns)  # noqa: E731 - its type is what counts
-            begins += [member] * members
+
+        async def member(life: Life) -> None:
+            await self._member(life, turns)
+
+        async def clockwork(life: Life) -> None:
+            await self._clockwork(turns, life.dice)
+
+        begins = [clockwork, *([member] * members if self._service.subscriptions else ())]
         for number, begin in enumerate(begins):
             self._run(live_again_and_again(seed * (members + 1) + number, begin), f"life {number}")
 

@@ -25,7 +25,7 @@ class JarReleased(Event, category="stock"):
     sku: str
 
 
-class Noted(Event, category="notes"):
+class JarNoted(Event, category="notes"):
     text: str
 
 
@@ -41,13 +41,13 @@ def stock() -> Service:
     @service.on(JarReturned)
     async def release(event: JarReturned, context: Context) -> None:
         await context.append(f"stock-{event.sku}", JarReleased(sku=event.sku))
-        await context.append("notes-1", Noted(text="released"))
-        await context.append("notes-1", Noted(text="told"))
+        await context.append("notes-1", JarNoted(text="released"))
+        await context.append("notes-1", JarNoted(text="told"))
 
     return service
 
 
-NOTES = (Noted(text="released"), Noted(text="told"))
+NOTES = (JarNoted(text="released"), JarNoted(text="told"))
 
 
 @pytest.mark.parametrize("chaos", [None, Chaos(seed=5)], ids=["calm", "chaos"])
@@ -74,7 +74,7 @@ async def test_another_order_in_a_stream_one_less_and_one_more_fail_and_are_list
             memory.then_nothing()
         assert str(caught.value) == (
             "expected:\n  nothing\nhandlers appended, since when(…):\n  stock-chai: JarReleased(sku='chai')\n"
-            "  notes-1: Noted(text='released')\n  notes-1: Noted(text='told')"
+            "  notes-1: JarNoted(text='released')\n  notes-1: JarNoted(text='told')"
         )
         with pytest.raises(AssertionError, match="no handler gave up"):
             memory.then_dead_letter()
