@@ -26,8 +26,6 @@ from headwater.messages import ANY, NO_STREAM
 RATES: Final = (500, 5)
 """Events a second."""
 WRITERS: Final = 8
-SECONDS_MIN: Final = 2.0
-"""A turn at the slow rate has to have some events."""
 ARRIVAL_SECONDS_MAX: Final = 60.0
 P50: Final = Metric("p50", "ms")
 P99: Final = Metric("p99", "ms")
@@ -56,20 +54,21 @@ async def end_to_end_service(servers: Servers) -> AsyncGenerator[RunningService]
                 yield RunningService(store, process, category)
 
 
-async def compare_end_to_end(servers: Servers, _scale: Scale) -> Comparisons:
+async def compare_end_to_end(servers: Servers, scale: Scale) -> Comparisons:
     """Busy, then nearly idle."""
     for rate in RATES:
         async with end_to_end_service(servers) as service:
             conditions = {"events_per_second": rate, "bytes": mean_bytes(orders()), "durable": True, "partitions": PARTITION_COUNT}
-            yield Comparison("end_to_end", conditions, [Contender(HEADWATER, Latencies(service, rate).sample)], metrics=(P50, P99))
+            yield Comparison("end_to_end", conditions, [Contender(HEADWATER, Latencies(service, rate, scale).sample)], metrics=(P50, P99))
 
 
 class Latencies:
     """Appends at a steady rate, whether or not earlier ones have returned, and waits until all have had their effect."""
 
-    def __init__(self, service: RunningService, rate: int, *, poison_every: int | None = None) -> None:
+    def __init__(self, service: RunningService, rate: int, scale: Scale, *, poison_every: int | None = None) -> None:
         """Append so many events a second; one in `poison_every` goes to a stream whose handler fails, and is not waited for."""
         self._service, self._rate, self._poison_every = service, rate, poison_every
+        self._seconds_min = scale.latency_seconds_min
         self._event_class = placed_in(service.category)
         self._names = (f"{service.category}-{number}" for number in count(1))
         self._events = cycle(orders(self._event_class))
@@ -80,7 +79,7 @@ class Latencies:
             # The first one waits until the consumer has joined its group.
             await self._arrivals({await self._append()})
             self._is_ready = True
-        event_count = max(1, round(max(seconds, SECONDS_MIN) * self._rate))
+        event_count = max(1, round(max(seconds, self._seconds_min) * self._rate))
         called = await self._append_all(event_count)
         arrived = await self._arrivals(set(called))
         latencies = [1_000 * (arrived[position] - began) for position, began in called.items()]

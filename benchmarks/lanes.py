@@ -22,17 +22,15 @@ from headwater.postgres import Database
 
 LANES: Final = (16, 1)
 WAIT_SECONDS: Final = 0.01
-EVENTS_PER_LANE: Final = 150
-"""So many messages are handled in a turn, for each lane; the topic has enough for all lanes."""
 
 
-async def compare_lanes(servers: Servers, _scale: Scale) -> Comparisons:
+async def compare_lanes(servers: Servers, scale: Scale) -> Comparisons:
     """A topic with one partition, each turn from its beginning in a group of its own."""
     category = new_category()
     event_class = placed_in(category)
     events = orders(event_class)
     async with servers.database(connections_max=4) as database, servers.topics([category]):
-        await fill_log(database, events, max(LANES) * EVENTS_PER_LANE)
+        await fill_log(database, events, max(LANES) * scale.lane_events)
         await KafkaTopics(KafkaSettings.parse(servers.bootstrap, topic_partitions=1)).ensure([category])
         async with raw_producer(servers.bootstrap) as producer:
             records = await records_of_log(PostgresEventStore(database), partition_count=1)
@@ -41,14 +39,17 @@ async def compare_lanes(servers: Servers, _scale: Scale) -> Comparisons:
             bench="lanes",
             conditions={"wait_seconds": WAIT_SECONDS, "bytes": mean_bytes(events), "durable": True, "format": "json", "partitions": 1},
             contenders=[
-                Contender(f"{lanes} lane{'s' if lanes > 1 else ''}", _lane_turns(servers.bootstrap, database, event_class, lanes))
+                Contender(
+                    f"{lanes} lane{'s' if lanes > 1 else ''}",
+                    _lane_turns(servers.bootstrap, database, event_class, lanes, lanes * scale.lane_events),
+                )
                 for lanes in LANES
             ],
         )
 
 
-def _lane_turns(bootstrap: str, database: Database, event_class: type[OrderPlaced], lanes: int) -> Sample:
-    groups, prefix, event_count = count(1), new_category(), lanes * EVENTS_PER_LANE
+def _lane_turns(bootstrap: str, database: Database, event_class: type[OrderPlaced], lanes: int, event_count: int) -> Sample:
+    groups, prefix = count(1), new_category()
 
     async def sample(_: float) -> float:
         """From the first call to the last return of those that are counted."""

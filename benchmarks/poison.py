@@ -16,15 +16,15 @@ POISON_EVERY: Final = 100
 """One append in so many goes to the stream that fails."""
 
 
-async def compare_poison(servers: Servers, _scale: Scale) -> Comparisons:
+async def compare_poison(servers: Servers, scale: Scale) -> Comparisons:
     """The same appends to as many streams, with and without the stream that fails; its own events are not counted."""
     async with end_to_end_service(servers) as poisoned, end_to_end_service(servers) as healthy:
         yield Comparison(
             "poison",
             {"events_per_second": APPENDS_PER_SECOND, "bytes": mean_bytes(orders()), "durable": True},
             [
-                Contender("with a poison message", Latencies(poisoned, APPENDS_PER_SECOND, poison_every=POISON_EVERY).sample),
-                Contender("without", Latencies(healthy, APPENDS_PER_SECOND).sample),
+                Contender("with a poison message", Latencies(poisoned, APPENDS_PER_SECOND, scale, poison_every=POISON_EVERY).sample),
+                Contender("without", Latencies(healthy, APPENDS_PER_SECOND, scale).sample),
             ],
             metrics=(P99,),
         )

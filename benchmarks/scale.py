@@ -25,6 +25,10 @@ class Scale:
     fold_events: int = 30_000
     """How many where their effect is one statement for many."""
     stream_lengths: tuple[int, ...] = (10, 100, 1_000)
+    lane_events: int = 150
+    """How many a lane works off in a turn."""
+    latency_seconds_min: float = 2.0
+    """A turn at a slow rate has to have some events."""
     idle_seconds: float = 10.0
     """How long an idle subscriber's statements are counted."""
 
@@ -41,6 +45,8 @@ TINY: Final = Scale(
     topic_events=600,
     fold_events=600,
     stream_lengths=(10,),
+    lane_events=10,
+    latency_seconds_min=0.2,
     idle_seconds=1.5,
 )
 """For tests of the benchmarks themselves."""

@@ -133,7 +133,7 @@ def test_a_figure_without_a_denominator_is_the_measurement_itself() -> None:
 
 
 def test_what_does_not_exist_yet_is_pending_and_no_failure() -> None:
-    no_benchmark = judge(goal(benchmark="lanes"), BENCHMARKS, [], [])
+    no_benchmark = judge(goal(benchmark="not_written_yet"), BENCHMARKS, [], [])
     no_headwater = judge(goal(where={"callers": 64}), BENCHMARKS, [], [Pending("append", "not in this version", {"callers": 64})])
 
     assert (no_benchmark.status, no_benchmark.is_failure) == (Status.PENDING, False)
