@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 Result = TypeVar("Result")
+COLLECTOR_THRESHOLDS: Final = (20_000, 20, 20)
+"""Python looks for cycles among every 700 new objects by default, which are a few dozen messages here; it cost a consumer a fifth of its time."""
 
 
 def run_async(main: Coroutine[Any, Any, Result]) -> Result:
     """Run to the end on uvloop, or on asyncio where uvloop does not run."""
+    calm_collector()
     if sys.platform == "win32":
         return asyncio.run(main)
     import uvloop
 
     return uvloop.run(main)
+
+
+def calm_collector() -> None:
+    """Look for cycles more rarely, and never among what was imported: for processes that are Headwater's own, never for an application's."""
+    gc.freeze()
+    gc.set_threshold(*COLLECTOR_THRESHOLDS)
 
 
 def stop_event(*, at_once: Callable[[], None] | None = None) -> asyncio.Event:

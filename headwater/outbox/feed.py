@@ -156,7 +156,8 @@ class LogFeed:
     def _end_for_new_topics(self, events: Sequence[RecordedEvent]) -> None:
         """Let go of pumps that were fenced before one of these events' topics was known."""
         # A stream that was routed before, to the pumps of today, has its topic.
-        names = {event.stream_name for event in events} - self._lane_of_stream.keys()
+        known = self._lane_of_stream
+        names = {event.stream_name for event in events if event.stream_name not in known}
         topics = {topic_of(category_of(name), self._parts.options.topic_prefix) for name in names}
         without = [pump for pump in self.pumps if topics - pump.partition_counts.keys()]
         for pump in without:
