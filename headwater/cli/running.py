@@ -16,7 +16,6 @@ COLLECTOR_THRESHOLDS: Final = (20_000, 20, 20)
 
 def run_async(main: Coroutine[Any, Any, Result]) -> Result:
     """Run to the end on uvloop, or on asyncio where uvloop does not run."""
-    calm_collector()
     if sys.platform == "win32":
         return asyncio.run(main)
     import uvloop

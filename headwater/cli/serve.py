@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from headwater.cli.running import run_async, stop_event
+from headwater.cli.running import calm_collector, run_async, stop_event
 from headwater.cli.target import load_service
 from headwater.errors import UsageError
 from headwater.metrics import NO_METRICS
@@ -55,6 +55,7 @@ def run_service(request: RunRequest) -> int:
 
         return run_pool(request.target, request.workers or 1, address, reload=request.reload)
     service = load_service(request.target)
+    calm_collector()
     return run_async(_serve(service, address))
 
 
@@ -78,7 +79,9 @@ def _run_as_worker(target: str, inherited: str) -> int:
     end_with_parent(lifeline, PoolLimits().drain_seconds_max)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     structlog.contextvars.bind_contextvars(worker=number)
-    return run_async(_work(load_service(target), channel))
+    service = load_service(target)
+    calm_collector()
+    return run_async(_work(service, channel))
 
 
 async def _work(service: Service, channel: int) -> int:
