@@ -66,7 +66,7 @@ def run_checks(evidence: Evidence) -> list[Check]:
         _check("money adds up", _money_amiss(evidence), _money_detail(evidence)),
         _check("cancellations are right", _cancellations_amiss(evidence), "each for what happened in the other services"),
         _check("no saga is open", _sagas_amiss(evidence), f"{sum(evidence.sagas.values()):,} sagas, all completed or compensated"),
-        _check("no message was given up", evidence.dead_letters, "no dead letters in any service"),
+        _check("no message was given up", evidence.dead_letters, "no dead letters and no parked keys in any service"),
         _check("order_status is right", _order_status_amiss(evidence), rows(len(evidence.order_status))),
         _check("revenue is right", _revenue_amiss(evidence), rows(len(evidence.revenue))),
         _check("stock_level is right", _stock_level_amiss(evidence), rows(len(evidence.stock_level))),

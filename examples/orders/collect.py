@@ -76,6 +76,7 @@ async def _differences(service: Service, read_model: Any) -> list[str]:
 async def _dead_letters(service: str, database: Database) -> list[str]:
     async with database.connection() as connection:
         rows = await connection.fetch("SELECT * FROM headwater.dead_letters")
+        parked = await connection.fetch("SELECT handler_name, message_key FROM headwater.parked_keys")
     return [
         f"{service}: {row['handler_name']} gave up on {row['event_type']} of {row['stream_name']}: {row['error_message']}" for row in rows
-    ]
+    ] + [f"{service}: {row['handler_name']} still fails at {row['message_key']}" for row in parked]
