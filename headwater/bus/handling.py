@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -62,10 +62,12 @@ class MessageHandling:
         letters: list[DeadLetter] = []
         try:
             async with asyncio.timeout(self._limits.batch_seconds_max + self._limits.handler_seconds_max):
-                await self._handle_each(transaction, messages, outcome, letters)
+                gathered = await self._handle_each(transaction, messages, outcome, letters)
         except TimeoutError as error:
             # The loop is written so that only our own timeout gets here.
             raise self._too_slow(messages[outcome.done], outcome.done) from error
+        for handler, indexes in gathered:
+            await self._handle_many(transaction, messages, indexes, handler)
         if letters:
             await transaction.bury(letters)
         if outcome.followers:
@@ -74,7 +76,8 @@ class MessageHandling:
 
     async def _handle_each(
         self, transaction: EffectTransaction, messages: Sequence[Message], outcome: BatchOutcome, letters: list[DeadLetter]
-    ) -> None:
+    ) -> Iterable[tuple[Handler, list[int]]]:
+        """Handlers of one event get theirs; returns those of many, with the indexes of what they are to be given."""
         clock = self._surroundings.clock
         deadline = clock.monotonic() + self._limits.batch_seconds_max
         gathered: dict[str, tuple[Handler, list[int]]] = {}
@@ -95,27 +98,30 @@ class MessageHandling:
             outcome.done += 1
             if message.handlers and clock.monotonic() > deadline:
                 break
-        for handler, indexes in gathered.values():
-            await self._handle_many(transaction, messages, indexes, handler)
+        return gathered.values()
 
     async def _handle(self, transaction: EffectTransaction, message: Message, handlers: Sequence[Handler], index: int) -> None:
         event = self.typed_event(message, index)
         with correlate(correlation_of(message)):
             for handler in handlers:
-                await self._call(transaction, message, event, handler, index)
+                await self._call(transaction, [message], [event], handler, index)
 
     async def _handle_many(
         self, transaction: EffectTransaction, messages: Sequence[Message], indexes: Sequence[int], handler: Handler
     ) -> None:
+        chosen, first = [messages[index] for index in indexes], indexes[0]
         events = [self.typed_event(messages[index], index) for index in indexes]
-        if len(indexes) == 1:
-            with correlate(correlation_of(messages[indexes[0]])):
-                await self._call_many(transaction, [messages[indexes[0]]], events, handler, indexes[0])
-            return
         try:
-            await self._call_many(transaction, [messages[index] for index in indexes], events, handler, indexes[0])
+            try:
+                async with asyncio.timeout(self._limits.handler_seconds_max):
+                    with correlate(correlation_of(chosen[0])) if len(chosen) == 1 else nullcontext():
+                        await self._call(transaction, chosen, events, handler, first)
+            except TimeoutError as error:
+                raise self._too_slow(chosen[0], first, handler) from error
         except HandlerFault as fault:
-            raise BatchFault(handler.name, fault.error, len(indexes)) from fault.error
+            if len(chosen) == 1:
+                raise
+            raise BatchFault(handler.name, fault.error, len(chosen)) from fault.error
 
     async def handle_guarded(self, transaction: EffectTransaction, message: Message, handler: Handler) -> None:
         """Give one message to one handler, undoing what it did when it fails.
@@ -132,10 +138,7 @@ class MessageHandling:
                     # Inside the savepoint, so that what is cut off is undone like what fails.
                     async with asyncio.timeout(self._limits.handler_seconds_max):
                         with correlate(correlation_of(message)):
-                            if handler.takes_batch:
-                                await self._call_many(transaction, [message], [event], handler, 0)
-                            else:
-                                await self._call(transaction, message, event, handler, 0)
+                            await self._call(transaction, [message], [event], handler, 0)
                 except TimeoutError as error:
                     raise self._too_slow(message, 0, handler) from error
         except EffectsRefused as error:
@@ -153,7 +156,7 @@ class MessageHandling:
         try:
             async with asyncio.timeout(self._limits.handler_seconds_max):
                 with correlate(correlation_of(message)):
-                    await self._call(transaction, message, event, handler, 0)
+                    await self._call(transaction, [message], [event], handler, 0)
         except TimeoutError as error:
             raise self._too_slow(message, 0, handler) from error
 
@@ -179,41 +182,17 @@ class MessageHandling:
             assert message.route is not None, "only a message with handlers has an event"
             raise HandlerFault(index, message.route.handlers[0].name, error, is_permanent=True) from error
 
-    async def _call(self, transaction: EffectTransaction | None, message: Message, event: Event, handler: Handler, index: int) -> None:
-        begun_at = self.times.begin() if self.times.is_wanted else 0.0
-        try:
-            if self._is_traced:
-                with self._span([message], handler):
-                    await self._run(transaction, message, event, handler)
-            else:
-                await self._run(transaction, message, event, handler)
-        except asyncio.CancelledError as error:
-            if _is_being_cancelled():
-                raise
-            raise self._shone_through(handler, index) from error
-        except Exception as error:
-            raise self._fault(transaction, error, handler, index) from error
-        finally:
-            if self.times.is_wanted:
-                self.times.end(handler.name, begun_at)
-
-    async def _run(self, transaction: EffectTransaction | None, message: Message, event: Event, handler: Handler) -> None:
-        if handler.takes_context:
-            assert message.opened is not None and transaction is not None, "its event was decoded before; a context has a transaction"
-            await self._call_with(Context(self._surroundings, transaction, message.opened, handler.name), transaction, event, handler)
-        else:
-            await handler.function(event)
-
-    async def _call_many(
-        self, transaction: EffectTransaction, messages: Sequence[Message], events: list[Event], handler: Handler, index: int
+    async def _call(
+        self, transaction: EffectTransaction | None, messages: Sequence[Message], events: list[Event], handler: Handler, index: int
     ) -> None:
+        """Give the handler its event, or all of them where it takes a list; what goes wrong is the fault of the message at the index."""
         begun_at = self.times.begin() if self.times.is_wanted else 0.0
         try:
             if self._is_traced:
                 with self._span(messages, handler):
-                    await self._run_many(transaction, messages, events, handler)
+                    await self._run(transaction, messages, events, handler)
             else:
-                await self._run_many(transaction, messages, events, handler)
+                await self._run(transaction, messages, events, handler)
         except asyncio.CancelledError as error:
             if _is_being_cancelled():
                 raise
@@ -224,22 +203,25 @@ class MessageHandling:
             if self.times.is_wanted:
                 self.times.end(handler.name, begun_at)
 
-    async def _run_many(self, transaction: EffectTransaction, messages: Sequence[Message], events: list[Event], handler: Handler) -> None:
-        if handler.takes_context:
-            recorded = tuple(message.opened.event for message in messages if message.opened is not None)
-            context = BatchContext(self._surroundings, transaction, recorded, handler.name)
-            await self._call_with(context, transaction, events, handler)
-        else:
-            await handler.function(events)
-
-    async def _call_with(
-        self, context: EffectContext, transaction: EffectTransaction, given: Event | list[Event], handler: Handler
-    ) -> None:
+    async def _run(self, transaction: EffectTransaction | None, messages: Sequence[Message], events: list[Event], handler: Handler) -> None:
+        given = events if handler.takes_batch else events[0]
+        if not handler.takes_context:
+            await handler.function(given)
+            return
+        assert transaction is not None, "a context has a transaction"
+        context = self._context(transaction, messages, handler)
         try:
             await handler.function(given, context)
         finally:
             context.close()
         transaction.require_open()
+
+    def _context(self, transaction: EffectTransaction, messages: Sequence[Message], handler: Handler) -> EffectContext:
+        envelopes = [message.opened for message in messages if message.opened is not None]
+        assert len(envelopes) == len(messages), "their events were decoded before"
+        if handler.takes_batch:
+            return BatchContext(self._surroundings, transaction, [envelope.event for envelope in envelopes], handler.name)
+        return Context(self._surroundings, transaction, envelopes[0], handler.name)
 
     def _fault(self, transaction: EffectTransaction | None, error: Exception, handler: Handler, index: int) -> HandlerFault:
         meaning = transaction.interpret(error) if transaction is not None else error

@@ -187,7 +187,7 @@ class RecordDecoder:
     __slots__ = ("_log_id", "_position", "_recorded_at")
 
     def __init__(self) -> None:
-        self._log_id, self._recorded_at, self._position = _Remembered(_uuid), _Remembered(_moment), _Remembered(_position)
+        self._log_id, self._recorded_at, self._position = _Remembered(UUID), _Remembered(_moment), _Remembered(LogPosition.parse)
 
     def decode(self, key: bytes | None, headers: Mapping[str, bytes], timestamp_ms: int, data: str) -> Envelope:
         """The envelope of a record; see `decode_headers`."""
@@ -237,16 +237,8 @@ class _Remembered(Generic[Parsed]):
         return self._parsed
 
 
-def _uuid(text: str) -> UUID:
-    return UUID(text)
-
-
 def _moment(text: str) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)
-
-
-def _position(text: str) -> LogPosition:
-    return LogPosition.parse(text)
 
 
 def kind_of(headers: Sequence[Header] | Mapping[str, bytes]) -> tuple[str | None, bytes | None]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from headwater.bus import BatchContext, Context, DeadLetterIt, RetryPolicy, Subscriptions
+from headwater.bus import BatchContext, ConsumerLimits, Context, DeadLetterIt, RetryPolicy, Subscriptions
 from headwater.errors import TransactionConflict, UsageError
 from headwater.messages import Event
 from tests.unit.bus.world import OrderCancelled, OrderPlaced, StockReserved, World
@@ -126,3 +128,26 @@ def test_a_batch_handler_takes_the_context_of_batches() -> None:
 
         @Subscriptions().on(OrderPlaced)  # type: ignore[arg-type]
         async def wrong(events: list[Event], context: Context) -> None: ...
+
+
+async def test_a_batch_handler_that_never_returns_is_cut_off_and_the_event_at_fault_is_found() -> None:
+    limits = ConsumerLimits(handler_seconds_max=0.05, batch_seconds_max=0.05)
+    world = World(partition_count=1, retry_policy=RetryPolicy(attempts_max=1, then=DeadLetterIt()), limits=limits)
+
+    @world.subscriptions.on(OrderPlaced)
+    async def slow(events: list[OrderPlaced], context: BatchContext) -> None:
+        await context.append("stock-all", [StockReserved(sku=event.sku) for event in events])
+        if any(event.sku == "slow" for event in events):
+            await asyncio.Event().wait()
+
+    await world.place("a", "slow", "b")
+    await world.topics.relay()
+    async with world.running():
+        async with asyncio.timeout(20):
+            while len(reserved(world)) < 2:
+                await world.clock.advance(1)
+                await asyncio.sleep(0.005)
+    assert reserved(world) == ["a", "b"]
+    (letter,) = await world.effects.dead_letters.list()
+    assert letter.stream_name == "order-slow"
+    assert "took longer than 0.05 s" in letter.error_message
