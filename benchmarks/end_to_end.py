@@ -14,7 +14,7 @@ from typing import Final
 from benchmarks.consume import CREATE_EFFECTS
 from benchmarks.end_to_end_service import POISON_CUSTOMER
 from benchmarks.kafka_records import PARTITION_COUNT, make_topic
-from benchmarks.measure import HEADWATER, Comparison, Comparisons, Contender, Metric, percentile
+from benchmarks.measure import HEADWATER, P50, P99, Comparison, Comparisons, Contender, at_a_steady_rate, latency_percentiles
 from benchmarks.orders import mean_bytes, orders, placed_in
 from benchmarks.scale import Scale
 from benchmarks.servers import Servers, new_category
@@ -27,8 +27,6 @@ RATES: Final = (500, 5)
 """Events a second."""
 WRITERS: Final = 8
 ARRIVAL_SECONDS_MAX: Final = 60.0
-P50: Final = Metric("p50", "ms")
-P99: Final = Metric("p99", "ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +80,7 @@ class Latencies:
         event_count = max(1, round(max(seconds, self._seconds_min) * self._rate))
         called = await self._append_all(event_count)
         arrived = await self._arrivals(set(called))
-        latencies = [1_000 * (arrived[position] - began) for position, began in called.items()]
-        return {P50.name: percentile(latencies, 0.50), P99.name: percentile(latencies, 0.99)}
+        return latency_percentiles(called, arrived)
 
     async def _append(self) -> int:
         result = await self._service.store.append(next(self._names), [next(self._events)], expected_version=NO_STREAM)
@@ -97,16 +94,14 @@ class Latencies:
         """When each event's append was called, by its position."""
         called: dict[int, float] = {}
 
-        async def one() -> None:
+        async def one(number: int) -> None:
+            if self._poison_every is not None and number % self._poison_every == 0:
+                await self._append_poison()
+                return
             began = perf_counter()
             called[await self._append()] = began
 
-        first = perf_counter()
-        async with asyncio.TaskGroup() as appends:
-            for number in range(event_count):
-                await asyncio.sleep(max(0.0, first + number / self._rate - perf_counter()))
-                is_poison = self._poison_every is not None and number % self._poison_every == 0
-                appends.create_task(self._append_poison() if is_poison else one())
+        await at_a_steady_rate(event_count, self._rate, one)
         return called
 
     async def _arrivals(self, positions: set[int]) -> dict[int, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import median
@@ -31,6 +31,8 @@ class Metric:
 
 
 RATE: Final = Metric("rate", "events/s", more_is_better=True)
+P50: Final = Metric("p50", "ms")
+P99: Final = Metric("p99", "ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,3 +177,18 @@ def percentile(values: Sequence[float], share: float) -> float:
     """The value that this share of all does not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+async def at_a_steady_rate(call_count: int, per_second: float, call: Callable[[int], Coroutine[Any, Any, None]]) -> None:
+    """Call, with the number of the call, so many times a second, whether or not earlier calls have returned; returns when all have."""
+    first = perf_counter()
+    async with asyncio.TaskGroup() as calls:
+        for number in range(call_count):
+            await asyncio.sleep(max(0.0, first + number / per_second - perf_counter()))
+            calls.create_task(call(number))
+
+
+def latency_percentiles(called: Mapping[int, float], arrived: Mapping[int, float]) -> dict[str, float]:
+    """Milliseconds from each call to its arrival, by the positions of the events."""
+    latencies = [1_000 * (arrived[position] - began) for position, began in called.items()]
+    return {P50.name: percentile(latencies, 0.50), P99.name: percentile(latencies, 0.99)}

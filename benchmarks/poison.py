@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from benchmarks.end_to_end import P99, Latencies, end_to_end_service
-from benchmarks.measure import Comparison, Comparisons, Contender
+from benchmarks.end_to_end import Latencies, end_to_end_service
+from benchmarks.measure import P99, Comparison, Comparisons, Contender
 from benchmarks.orders import mean_bytes, orders
 from benchmarks.scale import Scale
 from benchmarks.servers import Servers

@@ -16,7 +16,19 @@ import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 
 from benchmarks import plain_table
-from benchmarks.measure import HEADWATER, Comparison, Comparisons, Contender, Metric, Pending, Sample, percentile
+from benchmarks.measure import (
+    HEADWATER,
+    P50,
+    P99,
+    Comparison,
+    Comparisons,
+    Contender,
+    Metric,
+    Pending,
+    Sample,
+    at_a_steady_rate,
+    latency_percentiles,
+)
 from benchmarks.orders import encoded, mean_bytes, orders
 from benchmarks.peer import PEER, PEER_CONNECTIONS_MAX, peer, peer_events
 from benchmarks.scale import Scale
@@ -40,8 +52,6 @@ WRITERS: Final = 8
 ARRIVAL_SECONDS_MAX: Final = 60.0
 SETTLING_SECONDS: Final = 1.0
 """After a reader says that it is ready, before its statements are counted."""
-P50: Final = Metric("p50", "ms")
-P99: Final = Metric("p99", "ms")
 STATEMENTS: Final = Metric("statements", "statements/s")
 
 APPEND_AND_NOTIFY: Final = f"""
@@ -107,22 +117,17 @@ class _Latencies:
             raise HeadwaterError(
                 f"tail: the reader of {self._tail.system!r} had not got all of {event_count} events after {ARRIVAL_SECONDS_MAX:g} seconds"
             ) from None
-        latencies = [1_000 * (arrived[position] - began) for position, began in called.items()]
-        return {P50.name: percentile(latencies, 0.50), P99.name: percentile(latencies, 0.99)}
+        return latency_percentiles(called, arrived)
 
     async def _append(self, event_count: int) -> dict[int, float]:
         """When each event's append was called, by its position."""
         called: dict[int, float] = {}
 
-        async def one() -> None:
+        async def one(_number: int) -> None:
             began = perf_counter()
             called[await self._tail.append()] = began
 
-        first = perf_counter()
-        async with asyncio.TaskGroup() as appends:
-            for number in range(event_count):
-                await asyncio.sleep(max(0.0, first + number / self._tail.appends_per_second - perf_counter()))
-                appends.create_task(one())
+        await at_a_steady_rate(event_count, self._tail.appends_per_second, one)
         return called
 
     async def _arrivals(self, event_count: int) -> dict[int, float]:

@@ -5,18 +5,39 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+import pytest
 
 from headwater.testing import eventually
 
-__all__ = ["FULL", "SeededRuns", "eventually", "full_count", "write_evidence"]
+__all__ = ["FULL", "SeededRuns", "eventually", "full_count", "run_page", "write_evidence"]
 
 FULL = os.environ.get("HEADWATER_TEST_FULL", "") not in ("", "0")
 """Whether the seeded tests run at full count."""
 EVIDENCE = Path(__file__).parent.parent / "docs" / "evidence"
+
+
+DOCS = EVIDENCE.parent
+
+
+async def run_page(name: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run the Python blocks of a page of docs/ as one module, then the tests among them; returns how many tests there were."""
+    page = DOCS / name
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    module = ModuleType(f"{page.stem}_page")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(compile("from __future__ import annotations\n" + "\n".join(blocks), str(page), "exec"), vars(module))
+    tests = [value for name, value in vars(module).items() if name.startswith("test_")]
+    for test in tests:
+        await test()
+    return len(tests)
 
 
 def full_count(default: int, full: int) -> int:
