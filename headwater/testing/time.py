@@ -15,12 +15,11 @@ SETTLING_ROUNDS: Final = 20
 """How many turns of the event loop those who woke up get before the clock moves on."""
 
 
-class FakeClock:
-    """A `Clock` that stands still until `advance` moves it; sleepers wake in the order of their moments."""
+class _HeldClock:
+    """What moves only when somebody moves it; sleepers are kept by their moments."""
 
-    def __init__(self, start: datetime = FIRST_MOMENT) -> None:
-        """Start at an aware moment."""
-        self._start, self._elapsed, self._count = start.astimezone(UTC), 0.0, 0
+    def __init__(self, start: datetime) -> None:
+        self._start, self._elapsed, self._count = start, 0.0, 0
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
 
     def now(self) -> datetime:
@@ -30,7 +29,7 @@ class FakeClock:
         return self._elapsed
 
     async def sleep(self, seconds: float) -> None:
-        """Wait until the clock was advanced that far; zero lets others run once."""
+        """Wait until the clock was moved that far; zero lets others run once."""
         if seconds <= 0:
             await SYSTEM_CLOCK.sleep(0)
             return
@@ -38,6 +37,14 @@ class FakeClock:
         self._count += 1
         heapq.heappush(self._sleepers, (self._elapsed + seconds, self._count, waker))
         await waker
+
+
+class FakeClock(_HeldClock):
+    """A `Clock` that stands still until `advance` moves it; sleepers wake in the order of their moments."""
+
+    def __init__(self, start: datetime = FIRST_MOMENT) -> None:
+        """Start at an aware moment."""
+        super().__init__(start.astimezone(UTC))
 
     @property
     def sleeper_count(self) -> int:
@@ -66,38 +73,23 @@ class FakeClock:
         return True
 
 
-class TurnClock:
+class TurnClock(_HeldClock):
     """A `Clock` that moves on by a millisecond with every turn of the event loop, whatever the machine is busy with: what waits on it wakes in the
     same order every time.
     """
 
     def __init__(self) -> None:
         """Begin at the system's moment; nobody wakes before `run` runs."""
-        self._start, self._turns, self._count = SYSTEM_CLOCK.now(), 0, 0
-        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
-
-    def now(self) -> datetime:
-        return self._start + timedelta(seconds=self.monotonic())
-
-    def monotonic(self) -> float:
-        return self._turns / 1000
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait for so many turns; zero lets others run once."""
-        if seconds <= 0:
-            await SYSTEM_CLOCK.sleep(0)
-            return
-        waker: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._count += 1
-        heapq.heappush(self._sleepers, (self.monotonic() + seconds, self._count, waker))
-        await waker
+        super().__init__(SYSTEM_CLOCK.now())
+        self._turns = 0
 
     async def run(self) -> None:
         """Move on until cancelled. It keeps the processor busy."""
         while True:
             await SYSTEM_CLOCK.sleep(0)
             self._turns += 1
-            while self._sleepers and self._sleepers[0][0] <= self.monotonic():
+            self._elapsed = self._turns / 1000
+            while self._sleepers and self._sleepers[0][0] <= self._elapsed:
                 _, _, waker = heapq.heappop(self._sleepers)
                 if not waker.done():
                     waker.set_result(None)
