@@ -98,7 +98,9 @@ def workers_of(service: Service, parts: Parts, settings: Settings, encoder: Valu
         workers.append(Worker("projections", made.projections))
     workers.append(Worker("clockwork", made.clockwork))
     if parts.kafka is not None:
-        workers.append(Worker("replies", made.requests))
+        # One for all starts: whoever asks may do so before the worker runs, and waits on while it is started again.
+        parts.requests = requests = made.requests(parts.kafka)
+        workers.append(Worker("replies", lambda: requests))
     if service.subscriptions:
         workers += [Worker("consumer", made.consumer), Worker("retrier", made.retrier)]
     return workers
@@ -150,20 +152,18 @@ class Workers:
         self._clockwork = Clockwork(*due_works(self._service, self._parts, self._effects))
         return self._clockwork
 
-    def requests(self) -> Requests:
+    def requests(self, kafka: KafkaSettings) -> Requests:
         """Questions to other services, whose replies come over Kafka."""
         parts = self._parts
-        assert parts.kafka is not None, "replies come over Kafka"
-        parts.requests = Requests(
+        return Requests(
             self._service.name,
             parts.store,
-            KafkaReplySource(parts.kafka),
+            KafkaReplySource(kafka),
             self._service.events.registry,
             values=self._decoder,
             personal=parts.personal,
-            topic_prefix=parts.kafka.topic_prefix,
+            topic_prefix=kafka.topic_prefix,
         )
-        return parts.requests
 
     def consumer(self) -> Consumer:
         """Kafka, or the log itself, to the handlers."""

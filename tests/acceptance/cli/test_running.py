@@ -86,7 +86,8 @@ async def test_health_and_metrics_in_one_process(headwater: Command, category: s
             assert lags
             assert not any(lags)
             assert found["headwater_relay_shards"] >= 1
-            assert found["headwater_relay_events_total"] == found["headwater_log_horizon"] == 3
+            # The horizon is a position, and an append that was rolled back has drawn one, too.
+            assert found["headwater_relay_events_total"] == 3 <= found["headwater_log_horizon"]
             return True
 
         await eventually(are_measured, 30)

@@ -90,6 +90,12 @@ async def test_who_answers_may_be_stopped_in_between_and_late_answers_are_droppe
         assert set(counts.values()) == {1}
 
 
+async def test_a_service_that_has_just_been_opened_takes_requests(postgres_dsn: str, kafka_bootstrap: str) -> None:
+    async with asking(postgres_dsn, kafka_bootstrap) as service:
+        # Nothing of its workers has run yet.
+        assert service.events.late_reply_count == 0
+
+
 async def test_requests_need_the_workers_that_receive_replies(postgres_dsn: str) -> None:
     service = Service("connected", settings=Settings(postgres=postgres_dsn))
     async with service.connect():
