@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from typing import Final, Generic, TypeVar
 from uuid import UUID
 
+from asyncpg.pgproto.pgproto import UUID as QuickUUID
+
 from headwater.errors import NotAnEnvelope
 from headwater.frozen import maker
 from headwater.kafka.values import JSON_DECODER, JSON_ENCODER, EncodedValue, ValueDecoder
@@ -203,7 +205,7 @@ class RecordDecoder:
                 headers[EVENT_TYPE].decode(),
                 data,
                 _metadata(headers) if len(headers) > _HEADERS_MIN else {},
-                UUID(headers[EVENT_ID].decode()),
+                QuickUUID(headers[EVENT_ID].decode()),
                 self._recorded_at(headers[RECORDED_AT]),
             )
             log_id = self._log_id(headers[LOG_ID])
@@ -243,7 +245,7 @@ def _moment(text: str) -> datetime:
 
 def kind_of(headers: Sequence[Header] | Mapping[str, bytes]) -> tuple[str | None, bytes | None]:
     """Which type of event the record says it has, and which type of content; None where it says nothing that can be read."""
-    found = headers if isinstance(headers, Mapping) else dict(headers)
+    found = headers if isinstance(headers, dict) else dict(headers)
     event_type = found.get(EVENT_TYPE)
     try:
         return None if event_type is None else event_type.decode(), found.get(CONTENT_TYPE)
