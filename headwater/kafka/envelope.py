@@ -11,8 +11,6 @@ from datetime import UTC, datetime
 from typing import Final, Generic, TypeVar
 from uuid import UUID
 
-from asyncpg.pgproto.pgproto import UUID as QuickUUID
-
 from headwater.errors import NotAnEnvelope
 from headwater.frozen import maker
 from headwater.kafka.values import JSON_DECODER, JSON_ENCODER, EncodedValue, ValueDecoder
@@ -205,7 +203,7 @@ class RecordDecoder:
                 headers[EVENT_TYPE].decode(),
                 data,
                 _metadata(headers) if len(headers) > _HEADERS_MIN else {},
-                QuickUUID(headers[EVENT_ID].decode()),
+                UUID(headers[EVENT_ID].decode()),
                 self._recorded_at(headers[RECORDED_AT]),
             )
             log_id = self._log_id(headers[LOG_ID])
