@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.acceptance.cli.forking import ForkedHeadwater
+
 SHOP = """
 from headwater import Context, Event, Projection, Service, on
 
@@ -42,7 +44,6 @@ class UnitsOrdered(Projection, key="sku"):
         self.units += event.quantity
 """
 HEADWATER = Path(sys.executable).with_name("headwater")
-COMMAND_SECONDS_MAX = 90
 
 
 @dataclass
@@ -51,18 +52,11 @@ class Command:
 
     folder: Path
     environment: dict[str, str]
+    forked: ForkedHeadwater
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [HEADWATER, *arguments],
-            cwd=self.folder,
-            env=self.environment | environment,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_SECONDS_MAX,
-            check=False,
-        )
+        return self.forked.run(arguments, self.folder, self.environment | environment)
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
@@ -78,11 +72,17 @@ class Command:
         return process
 
 
+@pytest.fixture(scope="session")
+def forked_headwater() -> Iterator[ForkedHeadwater]:
+    with ForkedHeadwater() as forked:
+        yield forked
+
+
 @pytest.fixture
-def headwater(tmp_path: Path) -> Iterator[Command]:
+def headwater(tmp_path: Path, forked_headwater: ForkedHeadwater) -> Iterator[Command]:
     (tmp_path / "shop.py").write_text(SHOP)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_") or name == "HEADWATER_CACHE"}
-    command = Command(tmp_path, inherited)
+    command = Command(tmp_path, inherited, forked_headwater)
     yield command
     for process in command.started:
         if process.poll() is None:
