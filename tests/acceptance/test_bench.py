@@ -53,7 +53,7 @@ class TinyBench:
         call = (
             "import json, pathlib, sys; from benchmarks.run import run; from benchmarks.scale import TINY; options = json.loads(sys.argv[1]); "
             "paths = {name: pathlib.Path(options.pop(name)) for name in ('plot', 'save', 'goals_file') if name in options}; "
-            "sys.exit(run(**{'seconds': 0.3, 'json_output': False, 'scale': TINY, **options, **paths}))"
+            "sys.exit(run(**{'seconds': 0.1, 'json_output': False, 'scale': TINY, **options, **paths}))"
         )
         command = [sys.executable, "-c", call, json.dumps({"names": names, **options}, default=str)]
         return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=900, check=False)
