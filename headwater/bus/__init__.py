@@ -2,7 +2,8 @@
 
 Who is authoritative: Postgres's row in `headwater.consumer_positions`, one for each group, topic and partition. Kafka's group protocol only
 proposes who works on what; claiming a partition raises the epoch in its row, and every commit requires the epoch that was claimed. So a member
-that was paused, cut off or replaced finds its transaction refused, whatever it still believes. Kafka's own committed offsets are not used.
+that was paused, cut off or replaced finds its transaction refused, whatever it still believes. Kafka's own committed offsets follow it,
+for tools to look at, and are never read.
 
 The row says how far the group got: the next offset; for each log the position of the last event applied (its mark); and which record was the
 last one. A record at or below its log's mark is dropped as seen before. A record that names a predecessor above the mark shows that something is

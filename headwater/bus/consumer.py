@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Final, Self
 
@@ -385,7 +385,11 @@ class Consumer:
             self._assigned[partition] = object()
             self._lost_until.pop(partition, None)
 
-    async def revoked(self, partitions: Iterable[Partition]) -> None:
+    def committed(self) -> Mapping[Partition, int]:
+        """How far the partitions that are claimed got."""
+        return {partition: work.position.next_offset for partition, work in self._works.items()}
+
+    async def revoked(self, partitions: Iterable[Partition]) -> Mapping[Partition, int]:
         """The broker takes these away: begin nothing more on them, and let the batch at hand finish."""
         works: list[PartitionWork] = []
         for partition in partitions:
@@ -402,6 +406,7 @@ class Consumer:
                     await self._lanes.end(work)
         except TimeoutError:
             _log.warning("revoked_during_batch", group=self._group, after_seconds=self._limits.revoke_seconds_max)
+        return {work.partition: work.position.next_offset for work in works}
 
     async def _claim_assigned(self) -> None:
         moment = self._clock.monotonic()

@@ -36,8 +36,16 @@ class RebalanceListener(Protocol):
         """These came. Nothing of them is received before `start_at`."""
         ...
 
-    async def revoked(self, partitions: Iterable[Partition]) -> None:
-        """These go to somebody else as soon as this returns; it returns when work on them has ended, or took too long."""
+    async def revoked(self, partitions: Iterable[Partition]) -> Mapping[Partition, int]:
+        """These go to somebody else as soon as this returns; it returns when work on them has ended, or took too long.
+
+        Returns:
+            How far those that were claimed got; see `committed`.
+        """
+        ...
+
+    def committed(self) -> Mapping[Partition, int]:
+        """The next offset of each partition that is claimed, as far as its effects are committed."""
         ...
 
 

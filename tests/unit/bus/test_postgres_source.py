@@ -231,8 +231,11 @@ async def test_what_was_not_read_yet_can_be_counted() -> None:
         async def assigned(self, partitions: Any) -> None:
             self.assigned_count += len(list(partitions))
 
-        async def revoked(self, partitions: Any) -> None:
-            pass
+        async def revoked(self, partitions: Any) -> dict[Partition, int]:
+            return {}
+
+        def committed(self) -> dict[Partition, int]:
+            return {}
 
     listener = Listener()
     await source.open(["order"], listener)
