@@ -73,8 +73,9 @@ from headwater.bus.reading import EncodedRecords, Reading, RecordReader
 from headwater.bus.replies import REQUEST_SECONDS_DEFAULT, ReplySource, Requests
 from headwater.bus.retries import DeadLetterIt, ErrorAction, OnError, Park, RetryPolicy, Skip, Stop
 from headwater.bus.retrying import DeadLetterRetrier, LetterRetries, PostgresLetterRetries
+from headwater.bus.routes import Handler
 from headwater.bus.schedules import DueSchedule, Firing, MakesEvent, Missed, Schedule, Schedules, ScheduleStatus, ScheduleStore
-from headwater.bus.subscriptions import Handler, HandlerDecorator, HandlerOptions, Subscriptions, named_classes
+from headwater.bus.subscriptions import CategoryDecorator, HandlerDecorator, HandlerOptions, Subscriptions, named_classes
 from headwater.bus.values import LANE_TRANSACTIONS_MAX, ConsumerLimits, LastRecord, Move, PartitionPosition, SourceRecord
 
 __all__ = [
@@ -89,6 +90,7 @@ __all__ = [
     "REQUEST_SECONDS_DEFAULT",
     "BatchContext",
     "CallNext",
+    "CategoryDecorator",
     "Clockwork",
     "Consumer",
     "ConsumerLimits",

@@ -428,7 +428,7 @@ class Consumer:
         position = await self._effects.claim(self._group, partition)
         if self._assigned.get(partition) is not token:
             return
-        work = PartitionWork(position, self._subscriptions.routes, self._reader, self._registry)
+        work = PartitionWork(position, self._subscriptions.routes_in(partition.topic, self._topic_prefix), self._reader, self._registry)
         marks = await self._effects.claim_lanes(self._group, position, self._subscriptions.lane_counts)
         if marks is None:
             raise ClaimsLost(frozenset({partition}))

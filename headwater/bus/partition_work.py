@@ -18,11 +18,11 @@ from headwater.bus.failing import FailingMessage
 from headwater.bus.lane_marks import NO_MARKS, LaneMarks
 from headwater.bus.parked import ParkedKey, ParkedKeys
 from headwater.bus.reading import EncodedRecords, RecordReader
-from headwater.bus.subscriptions import Handler, Route
+from headwater.bus.routes import Handler, Route, Routes
 from headwater.bus.values import LastRecord, Move, PartitionLag, PartitionPosition, SourceRecord
-from headwater.errors import GapDetected, InvalidEvent, NotAnEnvelope, SchemaError
+from headwater.errors import GapDetected, InvalidEvent, NotAnEnvelope, SchemaError, UnknownEventType
 from headwater.kafka import JSON_DECODER, Envelope, OffsetRange, Partition
-from headwater.messages import LOG_START, Event, EventRegistry, LogPosition
+from headwater.messages import LOG_START, Event, EventRegistry, LogPosition, RecordedEvent
 from headwater.privacy import Opener, is_sealed
 
 NO_HANDLERS: Final[tuple[Handler, ...]] = ()
@@ -111,23 +111,36 @@ class Message:
 
         Raises:
             SchemaError: the value cannot be read.
+            UnknownEventType: nobody here knows its class.
             InvalidEvent: the data does not fit the class, or its personal data was altered.
         """
-        if self.value_fault is not None:
-            raise self.value_fault
         if self._event is None:
-            if self._opener is not None and self.envelope is not None:
-                self.opened = replace(self.envelope, event=self._opener(self.envelope.event))
+            recorded = self.recorded()
             assert self.route is not None, "only a message with handlers has a class"
-            assert self.opened is not None, "a message with handlers has an envelope"
+            event_class, registry = self.route.event_class, self.work.registry
             try:
-                self._event = self.work.registry.decode_as(self.route.event_class, self.opened.event)
-            except InvalidEvent:
+                self._event = registry.decode(recorded) if event_class is None else registry.decode_as(event_class, recorded)
+            except (InvalidEvent, UnknownEventType):
                 raise
             except Exception as error:
                 # A validator of the user's class raised what pydantic does not take for a verdict; the data is at fault all the same.
-                raise InvalidEvent(f"{self.opened.event.type} could not be built from its data: {error!r}") from error
+                raise InvalidEvent(f"{recorded.type} could not be built from its data: {error!r}") from error
         return self._event
+
+    def recorded(self) -> RecordedEvent:
+        """The event as it is in the log, its personal data open.
+
+        Raises:
+            SchemaError: the value cannot be read.
+            InvalidEvent: its personal data was altered.
+        """
+        if self.value_fault is not None:
+            raise self.value_fault
+        if self._opener is not None and self.opened is None:
+            assert self.envelope is not None, "only an envelope can be opened"
+            self.opened = replace(self.envelope, event=self._opener(self.envelope.event))
+        assert self.opened is not None, "a message with handlers has an envelope"
+        return self.opened.event
 
 
 class PartitionWork:
@@ -136,7 +149,7 @@ class PartitionWork:
     def __init__(
         self,
         claimed: PartitionPosition,
-        routes: Mapping[str, Route],
+        routes: Routes,
         reader: RecordReader = _JSON_RECORDS,
         registry: EventRegistry | None = None,
     ) -> None:
@@ -148,7 +161,7 @@ class PartitionWork:
         self.failing: FailingMessage | None = None
         self.parked = ParkedKeys()
         """Loaded when the partition is claimed."""
-        self.has_lanes: Final = any(route.laned for route in routes.values())
+        self.has_lanes: Final = routes.has_lanes
         self.lane_marks = NO_MARKS
         self.for_lanes: list[Message] = []
         """Received, and not yet given to their lanes."""
@@ -156,7 +169,7 @@ class PartitionWork:
         self.is_revoked = False
         self.needs_confirmation = False
         """A commit's answer may have been lost: look at the row before going on."""
-        self._routes, self._reader = routes, reader
+        self._by_type, self._others, self._reader = routes.by_type, routes.others, reader
         self._read_marks: dict[UUID, LogPosition] = dict(claimed.marks)
         self._next_to_read = claimed.next_offset
         self._to_recognise = claimed.last
@@ -266,7 +279,7 @@ class PartitionWork:
         return message
 
     def _route_of(self, event_type: str) -> Route | None:
-        return self._routes.get(self.registry.current_type(event_type))
+        return self._by_type.get(self.registry.current_type(event_type), self._others)
 
     def _is_new(self, record: SourceRecord, envelope: Envelope) -> bool:
         """Whether the event was not seen before; then it is now.

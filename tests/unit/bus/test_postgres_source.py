@@ -13,7 +13,7 @@ import pytest
 
 from headwater.bus import Consumer, ConsumerLimits, Context, LogRecord, PostgresSource, Subscriptions, log_reading, log_topic
 from headwater.bus.log_records import LogRecords
-from headwater.bus.subscriptions import Route
+from headwater.bus.routes import Route
 from headwater.eventstore import LogEpoch, LogIdentity
 from headwater.kafka import Envelope, Partition
 from headwater.messages import ANY, CORRELATION_ID, LOG_START, LogPosition, NewEvent
