@@ -47,6 +47,7 @@ from headwater.bus.cron import Cron
 from headwater.bus.dead_letters import DeadLetter, MessageDeadLettered
 from headwater.bus.delivering import DueMessages
 from headwater.bus.desk import ALL_STATUSES, OPEN_STATUSES, DeadLetterDesk, KeptLetter, LetterFilter, LetterStatus
+from headwater.bus.draining import GroupProgress, read_group_progress, unhandled_by_group, unhandled_by_other
 from headwater.bus.firing import DueSchedules
 from headwater.bus.foreign import FOREIGN_VALUE_BYTES_MAX, FindsSchemas, ForeignFormat
 from headwater.bus.kafka import KafkaReplySource, KafkaSource
@@ -114,6 +115,7 @@ __all__ = [
     "Firing",
     "Follower",
     "ForeignFormat",
+    "GroupProgress",
     "Handler",
     "HandlerCall",
     "HandlerDecorator",
@@ -176,5 +178,8 @@ __all__ = [
     "lane_of",
     "log_topic",
     "named_classes",
+    "read_group_progress",
     "require_source",
+    "unhandled_by_group",
+    "unhandled_by_other",
 ]

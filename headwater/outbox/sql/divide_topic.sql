@@ -14,17 +14,17 @@ WITH held AS MATERIALIZED (
        FOR SHARE OF lease
 ), divided_topic AS (
     UPDATE headwater.relay_topics
-       SET partition_count = $5
+       SET partition_count = $5::integer
      WHERE topic = $3
-       AND partition_count = $4
+       AND partition_count = $4::integer
        AND (SELECT count(*) FROM held) = cardinality($1)
     RETURNING topic
 ), kept_division AS (
     -- Where nothing came since the division before, that one's number is the right one.
     INSERT INTO headwater.relay_divisions (topic, through_epoch, through_position, partition_count)
-    SELECT topic, $6, $7, $4
+    SELECT topic, $6::bigint, $7::bigint, $4::integer
       FROM divided_topic
-     WHERE $7 > 0
+     WHERE $7::bigint > 0
     ON CONFLICT ON CONSTRAINT relay_divisions_pkey DO NOTHING
 )
 SELECT topic
