@@ -27,8 +27,7 @@ PARTITIONS_MAX: Final = 10_000
 """Far beyond what one cluster should carry; a slip of the finger is refused."""
 
 TopicArgument = Annotated[
-    str,
-    typer.Argument(metavar="TOPIC", help="Its whole name in Kafka: the category, behind the prefix of a log outside the default schema."),
+    str, typer.Argument(metavar="TOPIC", help="Its name in Kafka: the category, with the prefix of the log if it has one.")
 ]
 PartitionsOption = Annotated[int, typer.Option("--partitions", min=1, max=PARTITIONS_MAX, help="As many as it is to have in all.")]
 WaitOption = Annotated[

@@ -22,8 +22,8 @@ What can fail, and what then happens:
 - Kafka lost acknowledged records, or a topic was made anew: the partition is rewound and filled again (`partition_rewound`);
 - Kafka refuses a record, or one cannot be encoded: its partition stands still with an alarm (`partition_stopped`) and is tried again; the
   relay never skips (rule 15), other partitions go on, and only its shard's checkpoint waits;
-- a topic's number of partitions changed and nobody said so here (`RelayStopped`; `dividing` is the way), or the log lost events that are in Kafka already (`LogDiverged`): everything stands
-  still with an alarm.
+- a topic's number of partitions changed and nobody said so here (`RelayStopped`; `dividing` is the way), or the log lost events that are in
+  Kafka already (`LogDiverged`): everything stands still with an alarm.
 """
 
 from headwater.outbox.dividing import AddedPartitions, DividesTopics, PartitionAdding, TopicContent, TopicNotDrained

@@ -191,7 +191,7 @@ async def test_groups_that_only_kafka_knows_are_judged_by_their_offsets(servers:
     await servers.append(60)
     await relay_all(servers)
     async with readers.working():
-        await eventually(lambda: readers.noted(), WAIT_SECONDS)
+        await eventually(readers.noted, WAIT_SECONDS)
     assert await servers.faults() == []
 
 

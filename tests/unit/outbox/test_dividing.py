@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Any, cast
 
 import pytest
 
-from headwater.coordination import Lease
+from headwater.clock import SYSTEM_CLOCK
+from headwater.coordination import Holding, Lease, item_lease_name
 from headwater.errors import RelayFenced, UsageError
 from headwater.eventstore import Checkpoint
-from headwater.kafka import Partition, partition_of
+from headwater.kafka import JSON_ENCODER, Partition, partition_of
 from headwater.messages import LOG_START, LogPosition
 from headwater.outbox import (
     RELAY_GROUP,
@@ -21,11 +23,18 @@ from headwater.outbox import (
     Division,
     PartitionAdding,
     PartitionPosition,
+    RelayOptions,
     RelayPositions,
     TopicContent,
     TopicNotDrained,
     shard_of,
 )
+from headwater.outbox.doorbell import Doorbell
+from headwater.outbox.lanes import StopList
+from headwater.outbox.pump import RelayParts
+from headwater.outbox.session import ShardOpening
+from headwater.outbox.topics import TopicDesk
+from headwater.randomness import SYSTEM_RANDOMNESS
 from headwater.testing.waiting import eventually
 from tests.outbox_support import faults_of, running
 from tests.unit.outbox.test_relay import World
@@ -212,22 +221,33 @@ async def test_a_frozen_relay_that_wrote_meanwhile_is_noticed(world: DividedWorl
 
 
 async def test_a_session_that_looked_before_partitions_came_starts_over(world: DividedWorld) -> None:
-    """Frozen between its look at the topics and its fence: what it saw counts no more."""
-    fence, was_added = world.broker.fence, False
+    """Frozen between its look at the topics and its fence, and thawed when all is done: what it saw counts no more."""
+    fence = world.broker.fence
 
     async def late(transactional_id: str, partitions: Any) -> Any:
-        nonlocal was_added
-        if not was_added:
-            was_added = True
-            await world.broker.add_partitions("order", 5)
-            world.positions.divisions["order"] = [Division(world.last_position(), 3)]
-            world.positions.topics["order"] = 5
-            await world.append(30, streams=17)
+        await world.broker.add_partitions("order", 5)
         return await fence(transactional_id, partitions)
 
     world.broker.fence = late  # type: ignore[method-assign]
-    await world.relay_all()
-    assert world.faults() == []
+    shard = shard_of(Partition("order", 0))
+    lease = await world.positions.leases.acquire(item_lease_name(RELAY_GROUP, shard), "frozen", LEASE_SECONDS)
+    assert lease is not None
+    holding = Holding(shard, lease, SYSTEM_CLOCK.monotonic() + LEASE_SECONDS, SYSTEM_CLOCK)
+    parts = RelayParts(
+        world.store,
+        world.broker,
+        world.positions,
+        SYSTEM_CLOCK,
+        SYSTEM_RANDOMNESS,
+        Doorbell(SYSTEM_CLOCK),
+        RelayOptions(),
+        "/services/test",
+        JSON_ENCODER,
+    )
+    opening = ShardOpening(parts, TopicDesk(world.broker), holding, StopList(SYSTEM_CLOCK, 1.0), one_by_one=asyncio.Lock())
+    with pytest.raises(RelayFenced, match="more partitions meanwhile"):
+        async with opening.opened(set()):
+            raise AssertionError("it would relay as it used to")
 
 
 class Crash(BaseException):
