@@ -47,6 +47,7 @@ from headwater.bus.cron import Cron
 from headwater.bus.dead_letters import DeadLetter, MessageDeadLettered
 from headwater.bus.delivering import DueMessages
 from headwater.bus.desk import ALL_STATUSES, OPEN_STATUSES, DeadLetterDesk, KeptLetter, LetterFilter, LetterStatus
+from headwater.bus.divisions import TopicDivision
 from headwater.bus.draining import GroupProgress, read_group_progress, unhandled_by_group, unhandled_by_other
 from headwater.bus.firing import DueSchedules
 from headwater.bus.foreign import FOREIGN_VALUE_BYTES_MAX, FindsSchemas, ForeignFormat
@@ -175,6 +176,7 @@ __all__ = [
     "Stop",
     "Subscriptions",
     "Surroundings",
+    "TopicDivision",
     "lane_of",
     "log_topic",
     "named_classes",

@@ -14,6 +14,7 @@ from typing import Final
 from uuid import UUID
 
 from headwater.bus.dead_letters import storable
+from headwater.bus.divisions import TopicDivision
 from headwater.bus.failing import FailingMessage
 from headwater.bus.lane_marks import NO_MARKS, LaneMarks
 from headwater.bus.parked import ParkedKey, ParkedKeys
@@ -167,6 +168,11 @@ class PartitionWork:
         """Received, and not yet given to their lanes."""
         self.stop_reason: str | None = None
         self.is_revoked = False
+        self.divisions: deque[TopicDivision] = deque()
+        """Ahead of what was applied here: where the topic was given more partitions."""
+        self.held_from: int | None = None
+        """The offset of the first record after the first of them; it waits for the other partitions."""
+        self.has_told_wait = False
         self.needs_confirmation = False
         """A commit's answer may have been lost: look at the row before going on."""
         self._by_type, self._others, self._reader = routes.by_type, routes.others, reader
@@ -232,9 +238,27 @@ class PartitionWork:
                 self._refuse_unrecognised(f"offset {self._to_recognise.offset} is gone")
             message = self._read(record)
             self.pending.append(message)
-            if message.lanes_left:
-                self.for_lanes.append(message)
             self._next_to_read = record.offset + 1
+            if self.divisions:
+                self._let_pass(message)
+            elif message.lanes_left:
+                self.for_lanes.append(message)
+
+    def _let_pass(self, message: Message) -> None:
+        """Give it to its lanes, unless it is behind a division that the group has not passed."""
+        envelope = message.envelope
+        if self.held_from is None and self.divisions and envelope is not None:
+            self.held_from = message.offset if self.divisions[0].is_behind(envelope.log_id, envelope.position) else None
+        if message.lanes_left and self.held_from is None:
+            self.for_lanes.append(message)
+
+    def lift(self) -> None:
+        """The group has passed the first division: go on to the next one."""
+        held_from, self.held_from, self.has_told_wait = self.held_from, None, False
+        self.divisions.popleft()
+        for message in self.pending:
+            if held_from is not None and message.offset >= held_from:
+                self._let_pass(message)
 
     def _recognise(self, record: SourceRecord) -> None:
         last = self._to_recognise
@@ -309,10 +333,14 @@ class PartitionWork:
         if self.is_revoked or self.needs_confirmation:
             return ()
         found = tuple(islice(self.pending, limit))
-        if self.failing is None and not self.has_lanes:
+        if self.failing is None and not self.has_lanes and self.held_from is None:
             return found
         for place, message in enumerate(found):
-            if message.lanes_left or (self.failing is not None and message.offset >= self.failing.offset):
+            if (
+                message.lanes_left
+                or (self.failing is not None and message.offset >= self.failing.offset)
+                or message.offset == self.held_from
+            ):
                 return found[:place]
         return found
 

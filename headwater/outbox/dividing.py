@@ -151,7 +151,8 @@ class PartitionAdding:
             await self._require_unchanged(identity, progress, tails)
             held.require()
             through = max((tail.position for tail in tails.values()), default=LOG_START)
-            await self._positions.divide_topic(held.leases, self._topic, self._count, Division(through, planned.was))
+            before = Division(through, planned.was, {partition.number: tail.position for partition, tail in content.tails.items()})
+            await self._positions.divide_topic(held.leases, self._topic, self._count, before)
             _log.info("topic_divided", topic=self._topic, was=planned.was, partition_count=self._count, through=str(through))
         return replace(planned, through=through)
 

@@ -29,6 +29,8 @@ class Division:
     through: LogPosition
     """Up to here, counted from the division before."""
     partition_count: int
+    tails: Mapping[int, LogPosition] = field(default_factory=dict[int, LogPosition])
+    """The last position in each partition, by number, that had any."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import orjson
+
 from headwater.coordination import Lease, Leases, PostgresLeases
 from headwater.errors import RelayFenced
 from headwater.eventstore import Checkpoint
@@ -44,7 +46,8 @@ class PostgresRelayPositions:
         divisions: dict[str, list[Division]] = {}
         for row in divided:
             through = LogPosition(row["through_epoch"], row["through_position"])
-            divisions.setdefault(row["topic"], []).append(Division(through, row["partition_count"]))
+            tails = {int(number): LogPosition.parse(tail) for number, tail in orjson.loads(row["tails"]).items()}
+            divisions.setdefault(row["topic"], []).append(Division(through, row["partition_count"], tails))
         return RelayProgress(
             relayed_through=Checkpoint(*tuple(checkpoint)[:3]) if checkpoint is not None else Checkpoint(),
             positions={
@@ -74,6 +77,7 @@ class PostgresRelayPositions:
                 before.partition_count,
                 partition_count,
                 *before.through,
+                orjson.dumps({str(number): str(tail) for number, tail in before.tails.items()}).decode(),
             )
         if divided is None:
             raise RelayFenced(f"somebody took a shard, or divided {topic!r}, meanwhile; nothing was recorded. Repeat the command")

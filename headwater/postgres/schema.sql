@@ -1225,6 +1225,7 @@ CREATE TABLE headwater.relay_divisions (
     through_epoch bigint NOT NULL,
     through_position bigint NOT NULL,
     partition_count integer NOT NULL,
+    tails jsonb NOT NULL,
     divided_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     CONSTRAINT relay_divisions_partition_count_positive CHECK ((partition_count > 0))
 );

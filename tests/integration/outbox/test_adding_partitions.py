@@ -37,8 +37,8 @@ WAIT_SECONDS = 30
 class Readers:
     """A group that notes what it handles."""
 
-    def __init__(self, servers: RelayOnServers) -> None:
-        self.servers, self.group = servers, f"readers-{servers.category}"
+    def __init__(self, servers: RelayOnServers, *, group: str = "readers", table: str = "effects") -> None:
+        self.servers, self.group, self.table = servers, f"{group}-{servers.category}", table
         self.subscriptions = Subscriptions()
         self.may_work = asyncio.Event()
         self.may_work.set()
@@ -49,7 +49,7 @@ class Readers:
             await self.may_work.wait()
             if event.stream_name == self.poison:
                 raise ValueError("not this one")
-            await context.connection.execute("INSERT INTO effects (stream, version) VALUES ($1, $2)", event.stream_name, event.version)
+            await context.connection.execute(f"INSERT INTO {table} (stream, version) VALUES ($1, $2)", event.stream_name, event.version)
 
     def member(self) -> Consumer:
         return Consumer(
@@ -58,7 +58,7 @@ class Readers:
             source=KafkaSource(self.servers.settings, group=self.group, session_timeout_seconds=6),
             effects=PostgresEffects(self.servers.database, self.servers.store),
             retry_policy=RetryPolicy(attempts_max=1, then=Park(first_delay_seconds=600.0)),
-            limits=ConsumerLimits(),
+            limits=ConsumerLimits(batch_size_max=20),
         )
 
     @asynccontextmanager
@@ -76,7 +76,7 @@ class Readers:
 
     async def noted(self) -> dict[str, list[int]]:
         async with self.servers.database.connection() as connection:
-            rows = await connection.fetch("SELECT stream, version FROM effects ORDER BY id")
+            rows = await connection.fetch(f"SELECT stream, version FROM {self.table} ORDER BY id")
         found: dict[str, list[int]] = {}
         for row in rows:
             found.setdefault(row["stream"], []).append(row["version"])
@@ -102,7 +102,8 @@ async def readers(servers: RelayOnServers, monkeypatch: pytest.MonkeyPatch) -> R
     monkeypatch.setenv("HEADWATER_POSTGRES", servers.database.dsn)
     monkeypatch.setenv("HEADWATER_KAFKA", servers.settings.address)
     async with servers.database.connection() as connection:
-        await connection.execute("CREATE TABLE effects (id bigint GENERATED ALWAYS AS IDENTITY, stream text, version integer)")
+        for table in ("effects", "late_effects"):
+            await connection.execute(f"CREATE TABLE {table} (id bigint GENERATED ALWAYS AS IDENTITY, stream text, version integer)")
     return Readers(servers)
 
 
@@ -145,6 +146,22 @@ async def test_under_a_group_that_works_order_holds_and_new_partitions_are_taken
     assert await servers.faults() == []
     (progress,) = await read_group_progress(servers.database, servers.category)
     assert all(progress.marks[number] for number in range(5)), "streams went to every partition"
+
+
+async def test_a_group_that_begins_later_handles_what_came_before_first(servers: RelayOnServers, readers: Readers) -> None:
+    """Two members of it, each with some partitions: what is behind a division waits for those of the other."""
+    for count in (4, 6):
+        await servers.append(300, streams=40)
+        await relay_all(servers)
+        async with readers.working():
+            await readers.until_all_noted()
+        await add(servers, count)
+    await servers.append(300, streams=40)
+    await relay_all(servers)
+    late = Readers(servers, group="late", table="late_effects")
+    async with late.working(), late.working():
+        await late.until_all_noted()
+    assert await servers.faults() == []
 
 
 async def test_a_group_of_this_database_that_is_behind_or_has_parked_keys_is_named(servers: RelayOnServers, readers: Readers) -> None:

@@ -20,7 +20,6 @@ from headwater.outbox import (
     SHARDS,
     AddedPartitions,
     DividesTopics,
-    Division,
     PartitionAdding,
     PartitionPosition,
     RelayOptions,
@@ -101,7 +100,9 @@ async def test_later_events_go_among_more_partitions_and_earlier_ones_stay(world
 async def test_it_may_be_done_again_and_again(world: DividedWorld) -> None:
     await world.add(4)
     assert (await world.add(6)).was == 4, "nothing came in between"
-    assert world.positions.divisions == {"order": [Division(world.last_position(), 3)]}
+    (division,) = world.positions.divisions["order"]
+    assert (division.through, division.partition_count) == (world.last_position(), 3)
+    assert division.tails == {p.number: got[-1].position for p, got in world.broker.envelopes("order").items() if got}
     await world.append(40, streams=17)
     await world.relay_all()
     await world.add(7)
