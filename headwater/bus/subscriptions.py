@@ -170,8 +170,10 @@ class Subscriptions:
         *,
         format: str = "json",  # noqa: A002 - the user's word
         schemas: FindsSchemas | None = None,
+        **options: Unpack[HandlerOptions],
     ) -> HandlerDecorator[E1]:
         """Register a handler of a foreign topic's records; see `Service.on_topic`."""
+        policy = _policy("on_topic", **options)
         _check_event_class(event_class)
         declared = ForeignTopic.of(topic, event_class, format, schemas)
         known = self.foreign.setdefault(topic, declared)
@@ -180,7 +182,7 @@ class Subscriptions:
                 f"on_topic({topic!r}, {event_class.__name__}, format={format!r}): the topic was declared before as {known.event_class.__name__} in "
                 f"{known.format}; one topic holds records of one class and format"
             )
-        return HandlerDecorator(lambda handler: self._add_foreign(handler, declared), (event_class,))
+        return HandlerDecorator(lambda handler: self._add_foreign(handler, declared), (event_class,), policy, options.get("lanes", 0))
 
     @property
     def handlers(self) -> tuple[Handler, ...]:
@@ -297,17 +299,19 @@ def _register_checked(handler: Handler, register: Callable[[Handler], None], pol
     register(replace(handler, policy=policy, lanes=lanes))
 
 
-def _policy(**options: Unpack[HandlerOptions]) -> HandlerPolicy:
+def _policy(decorator: str = "on", /, **options: Unpack[HandlerOptions]) -> HandlerPolicy:
     if unknown := options.keys() - HandlerOptions.__annotations__.keys():
         known = ", ".join(HandlerOptions.__annotations__)
-        raise UsageError(f"on() knows no option {', '.join(sorted(unknown))}; there are: {known}")
+        raise UsageError(f"{decorator}() knows no option {', '.join(sorted(unknown))}; there are: {known}")
     lanes: Any = options.get("lanes", 0)
     if lanes is True or not isinstance(lanes, int) or not 0 <= lanes <= LANES_MAX:
-        raise UsageError(f"on(..., lanes={lanes!r}) must be a number from 1 to {LANES_MAX}: so many streams of a partition at once")
+        raise UsageError(
+            f"{decorator}(..., lanes={lanes!r}) must be a number from 1 to {LANES_MAX}: so many streams of a partition at once"
+        )
     copy_to: Any = options.get("copy_dead_letters_to")
     if copy_to is not None and not (isinstance(copy_to, type) and issubclass(copy_to, MessageDeadLettered)):
         raise UsageError(
-            f"on(..., copy_dead_letters_to={copy_to!r}) must be MessageDeadLettered, or a subclass of it with a category of its own"
+            f"{decorator}(..., copy_dead_letters_to={copy_to!r}) must be MessageDeadLettered, or a subclass of it with a category of its own"
         )
     return checked_policy(options.get("retry"), options.get("on_error"), copy_to)
 
