@@ -58,6 +58,7 @@ class FindsSchemas(Protocol):
 
         Raises:
             BrokerUnavailable: the registry cannot be asked; what was received is received again later.
+            SchemaError: it knows the id, and the schema cannot be used; its values become dead letters with this cause.
         """
         ...
 
@@ -275,12 +276,12 @@ class _Format:
     async def _look_up(self, schema_id: int, schemas: FindsSchemas) -> ForeignSchemaCodec | SchemaError:
         if len(self._codecs) >= SCHEMAS_LOOKED_UP_MAX:
             self._codecs.clear()
-        text = await schemas.find(schema_id)
-        if text is None:
-            return UnknownSchema(
-                f"the value in {self.topic.name!r} was written with the schema {schema_id}, which its registry does not know"
-            )
         try:
+            text = await schemas.find(schema_id)
+            if text is None:
+                return UnknownSchema(
+                    f"the value in {self.topic.name!r} was written with the schema {schema_id}, which its registry does not know"
+                )
             return ForeignSchemaCodec(schema_id, text)
         except SchemaError as error:
             return error

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -34,6 +35,9 @@ POLL_INTERVAL_SECONDS_MAX: Final = 600.0
 START_SECONDS_MAX: Final = 30.0
 CLOSE_SECONDS_MAX: Final = 5.0
 FETCH_WAIT_SECONDS: Final = 0.5
+BUSY_SECONDS: Final = 0.1
+"""Records that come so soon after others are waited for, see `GATHER_MILLISECONDS`."""
+GATHER_MILLISECONDS: Final = 3
 PARTITION_FETCH_BYTES: Final = 1024 * 1024
 """A larger record is fetched all the same, alone."""
 FETCH_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -63,6 +67,7 @@ class KafkaSource:
         self._client: AIOKafkaConsumer | None = None
         self._offsets: GroupOffsets | None = None
         self._started: set[Partition] = set()
+        self._received_at = -math.inf
 
     async def open(self, topics: Sequence[str], listener: RebalanceListener) -> None:
         """Make the topics if need be, and join the group; see `MessageSource.open`."""
@@ -166,12 +171,31 @@ class KafkaSource:
         except kafka.KafkaError as error:
             with translate_kafka_errors(self._kafka, "receiving"):
                 raise error from None
+        self._note_handed(received)
+        await self._gather(client, received, limit)
+        self._note_handed(received)
         # A record received before its partition was given back and assigned anew may still be on the way.
-        given = {partition: records for key, records in received.items() if (partition := Partition(*key)) in self._started}
+        return {partition: records for key, records in received.items() if (partition := Partition(*key)) in self._started}
+
+    def _note_handed(self, received: Mapping[TopicPartition, Sequence[Any]]) -> None:
+        """In the same step of the loop in which the client's positions moved: nothing that is in hand here may be told as handled."""
         if self._offsets is not None:
-            for partition, records in given.items():
-                self._offsets.note_handed(partition, records[-1].offset + 1)
-        return given
+            for key, records in received.items():
+                if (partition := Partition(*key)) in self._started:
+                    self._offsets.note_handed(partition, records[-1].offset + 1)
+
+    async def _gather(self, client: AIOKafkaConsumer, received: dict[TopicPartition, list[Any]], limit: int) -> None:
+        """Where records come all the time, take those along that wait behind the ones received: the client fetches no more of a partition before
+        what it holds of it is taken, and would have them ready only after the next transaction.
+        """
+        moment, count = SYSTEM_CLOCK.monotonic(), sum(map(len, received.values()))
+        was_busy, self._received_at = moment - self._received_at < BUSY_SECONDS, moment if count else self._received_at
+        if was_busy and 0 < count < limit:
+            # What is wrong now is still wrong next time, when nothing is in hand.
+            with contextlib.suppress(kafka.KafkaError):
+                more: dict[TopicPartition, list[Any]] = await client.getmany(timeout_ms=GATHER_MILLISECONDS, max_records=limit - count)
+                for key, records in more.items():
+                    received.setdefault(key, []).extend(records)
 
     def _open_client(self) -> AIOKafkaConsumer:
         if self._client is None:

@@ -354,14 +354,17 @@ class PartitionWork:
     def position_after(self, offset: int) -> PartitionPosition:
         """The row once everything up to this offset is applied."""
         marks, last = dict(self.position.marks), self.position.last
+        latest: Message | None = None
         for message in self.pending:
             if message.offset > offset:
                 break
             envelope = message.envelope
             if envelope is not None:
+                latest = message
                 if envelope.position > marks.get(envelope.log_id, LOG_START):
                     marks[envelope.log_id] = envelope.position
-                last = LastRecord(message.offset, envelope.log_id, envelope.position, envelope.event.event_id)
+        if latest is not None and (envelope := latest.envelope) is not None:
+            last = LastRecord(latest.offset, envelope.log_id, envelope.position, envelope.event.event_id)
         return PartitionPosition(self.partition, self.position.epoch, offset + 1, marks, last)
 
     def move_to(self, offset: int) -> Move:

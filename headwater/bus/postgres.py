@@ -257,7 +257,7 @@ class PostgresEffects:
         failure: Exception | None = None
         try:
             with _machinery():
-                async with self._database.transaction() as connection:
+                async with self._database.transaction(on_commit=self._on_commit) as connection:
                     transaction = PostgresTransaction(connection, self._store)
                     try:
                         yield transaction
@@ -272,8 +272,6 @@ class PostgresEffects:
             if failure is not None:
                 raise failure from failure.__cause__
             raise
-        if self._on_commit is not None:
-            self._on_commit()
 
 
 class DeadLetters:

@@ -47,6 +47,21 @@ GROUPS: Final = {
 }
 
 
+def _tell_version(is_wanted: bool) -> None:
+    if is_wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"headwater {version('headwater')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    _version: Annotated[bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    """Event sourcing and an event bus: an append-only PostgreSQL log, relayed to Kafka, with exactly-once effects."""
+
+
 @app.command()
 def up(json_output: JsonOption = False) -> None:
     """Run an embedded PostgreSQL and Kafka until Ctrl-C, and say where they are.

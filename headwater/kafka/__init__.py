@@ -9,10 +9,11 @@ A record's value is the event's JSON, or what a `ValueEncoder` from above makes 
 What can fail: Kafka cannot be reached (`BrokerUnavailable`: nothing is lost, try again), another relay took over (`RelayFenced`), a batch is
 not accepted for what it holds (`RecordRefused`), a right is missing (`BrokerDenied`), a record was not written by a relay (`NotAnEnvelope`).
 
-`producer`, `fence` and `client` reach into aiokafka 0.14.0; tests/unit/kafka/test_seam.py pins what they rely on.
+`producer`, `couriers`, `fence` and `client` reach into aiokafka 0.14.0; tests/unit/kafka/test_seam.py pins what they rely on.
 """
 
 from headwater.kafka.client import check_broker
+from headwater.kafka.couriers import SharedCouriers
 from headwater.kafka.envelope import (
     Envelope,
     Provenance,
@@ -76,6 +77,7 @@ __all__ = [
     "RecordDecoder",
     "RecordEncoder",
     "Scan",
+    "SharedCouriers",
     "TopicFacts",
     "ValueDecoder",
     "ValueEncoder",

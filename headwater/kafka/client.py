@@ -56,13 +56,18 @@ async def check_broker(settings: KafkaSettings) -> None:
 
 async def drop_client(client: AIOKafkaClient) -> None:
     """Close its sockets without sending what is still buffered, and end its tasks. Safe twice."""
+    abort_connections(client)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_SECONDS_MAX):
+            await client.close()
+
+
+def abort_connections(client: AIOKafkaClient) -> None:
+    """Close its sockets without sending what is still buffered."""
     for connection in list(client._conns.values()):
         writer: Any = connection._writer
         if writer is not None:
             writer.transport.abort()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(CLOSE_SECONDS_MAX):
-            await client.close()
 
 
 def leader_of(client: AIOKafkaClient, partition: Partition) -> int:

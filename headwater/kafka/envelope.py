@@ -243,7 +243,7 @@ def _moment(text: str) -> datetime:
 
 def kind_of(headers: Sequence[Header] | Mapping[str, bytes]) -> tuple[str | None, bytes | None]:
     """Which type of event the record says it has, and which type of content; None where it says nothing that can be read."""
-    found = headers if isinstance(headers, Mapping) else dict(headers)
+    found = headers if isinstance(headers, dict) else dict(headers)
     event_type = found.get(EVENT_TYPE)
     try:
         return None if event_type is None else event_type.decode(), found.get(CONTENT_TYPE)

@@ -6,39 +6,33 @@ the first failure is final, and nothing is sent after it (rule 14).
 """
 
 # aiokafka ships no types; its values get ours here.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final, Self
 
-from aiokafka.client import AIOKafkaClient
-from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import BrokerUnavailable
-from headwater.kafka.client import drop_client, leader_of, open_client
+from headwater.kafka.couriers import SENDING, Couriers, Parcel, SharedCouriers
 from headwater.kafka.envelope import Record
-from headwater.kafka.errors import error_of_code, translate_kafka_errors
+from headwater.kafka.errors import translate_kafka_errors
 from headwater.kafka.fence import ProducerIdentity, raise_fence
 from headwater.kafka.partitions import Partition
 from headwater.kafka.settings import REQUEST_SECONDS_MAX, KafkaSettings
 
 BATCH_BYTES_MAX: Final = 512 * 1024
 """A batch takes no further record above this; a single larger record still makes a batch of its own."""
-REQUEST_BYTES_MAX: Final = 8 * 1024 * 1024
-"""Batches of several partitions share a request up to this; the broker's own limit is 100 MiB."""
 DELIVERY_SECONDS_MAX: Final = 2 * REQUEST_SECONDS_MAX
 """A batch is acknowledged or failed within this: it may wait for one request before its own."""
 _RECORD_FORMAT: Final = 2
 _NO_COMPRESSION: Final = 0
-_ACKS_ALL: Final = -1
 _SEQUENCE_MASK: Final = 0x7FFFFFFF
-_DOING: Final = "sending a batch"
 
 
 class RecordBatch:
@@ -65,44 +59,42 @@ class RecordBatch:
         return bytes(self._builder.build())
 
 
-class _Parcel:
-    """A batch on its way."""
-
-    __slots__ = ("content", "delivered", "partition")
-
-    def __init__(self, partition: Partition, content: bytes) -> None:
-        self.partition, self.content = partition, content
-        self.delivered: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-
 class FencedProducer:
     """Writes batches under an identity that no earlier relay of the shard can write beside."""
 
-    def __init__(self, client: AIOKafkaClient, settings: KafkaSettings, identity: ProducerIdentity) -> None:
-        self._client, self._settings, self.identity = client, settings, identity
+    def __init__(self, shared: SharedCouriers, couriers: Couriers, settings: KafkaSettings, identity: ProducerIdentity) -> None:
+        self._shared, self._couriers, self._settings, self.identity = shared, couriers, settings, identity
         self._next_sequence: defaultdict[Partition, int] = defaultdict(int)
-        self._unacknowledged: set[Partition] = set()
-        self._waiting: defaultdict[int, deque[_Parcel]] = defaultdict(deque)
-        self._couriers: dict[int, asyncio.Task[None]] = {}
-        self._has_failed = False
+        self._unacknowledged: dict[Partition, Parcel] = {}
+        self._has_failed = self._is_abandoned = False
 
     @classmethod
     async def open(
-        cls, settings: KafkaSettings, *, transactional_id: str, partitions: Sequence[Partition], clock: Clock = SYSTEM_CLOCK
+        cls,
+        settings: KafkaSettings,
+        *,
+        transactional_id: str,
+        partitions: Sequence[Partition],
+        clock: Clock = SYSTEM_CLOCK,
+        shared: SharedCouriers | None = None,
     ) -> Self:
-        """Connect, fence whoever held this transactional id off these partitions, and be ready to write to them.
+        """Fence whoever held this transactional id off these partitions, and be ready to write to them.
 
+        Args:
+            shared: the client of all producers of this process; without it, the producer has one of its own.
         Raises:
             RelayFenced: another relay was faster.
             BrokerUnavailable: Kafka cannot be reached or did not answer in time.
         """
-        client = await open_client(settings, sorted({partition.topic for partition in partitions}))
+        shared = shared or SharedCouriers(settings)
+        couriers = await shared.borrow()
         try:
-            identity = await raise_fence(client, settings, transactional_id, partitions, clock)
+            await couriers.learn_leaders({partition.topic for partition in partitions})
+            identity = await raise_fence(couriers.client, settings, transactional_id, partitions, clock)
         except BaseException:
-            await drop_client(client)
+            await shared.give_back(couriers)
             raise
-        return cls(client, settings, identity)
+        return cls(shared, couriers, settings, identity)
 
     def new_batch(self) -> RecordBatch:
         """An empty batch."""
@@ -122,96 +114,30 @@ class FencedProducer:
             raise BrokerUnavailable("this producer has failed before and must be dropped")
         assert partition not in self._unacknowledged, "one unacknowledged batch per partition"
         assert batch.record_count, "a batch has records"
-        self._unacknowledged.add(partition)
         try:
             parcel = self._hand_in(partition, batch)
-            with translate_kafka_errors(self._settings, _DOING):
+            with translate_kafka_errors(self._settings, SENDING):
                 async with asyncio.timeout(DELIVERY_SECONDS_MAX):
                     offset = await parcel.delivered
         except BaseException:
-            self._has_failed = True
+            self._stop()
             raise
-        self._unacknowledged.discard(partition)
+        del self._unacknowledged[partition]
         return offset
 
     async def abandon(self) -> None:
-        """Drop the connections with all that was not sent yet. Safe twice."""
-        self._has_failed = True
-        couriers = list(self._couriers.values())
-        for courier in couriers:
-            courier.cancel()
-        await drop_client(self._client)
-        await asyncio.gather(*couriers, return_exceptions=True)
-        for parcel in [parcel for parcels in self._waiting.values() for parcel in parcels]:
-            parcel.delivered.cancel()
-        self._waiting.clear()
+        """Send nothing more, not even what waits to be sent. Safe twice."""
+        self._stop()
+        if not self._is_abandoned:
+            self._is_abandoned = True
+            await self._shared.give_back(self._couriers)
 
-    def _hand_in(self, partition: Partition, batch: RecordBatch) -> _Parcel:
-        leader = leader_of(self._client, partition)
+    def _hand_in(self, partition: Partition, batch: RecordBatch) -> Parcel:
         first_sequence = self._next_sequence[partition]
         self._next_sequence[partition] = (first_sequence + batch.record_count) & _SEQUENCE_MASK
-        parcel = _Parcel(partition, batch.build(first_sequence))
-        self._waiting[leader].append(parcel)
-        courier = self._couriers.get(leader)
-        if courier is None or courier.done():
-            # It starts after the caller's turn, so that batches handed in together travel together.
-            self._couriers[leader] = asyncio.create_task(self._carry(leader), name=f"headwater-courier-{leader}")
+        parcel = self._unacknowledged[partition] = self._couriers.hand_in(partition, batch.build(first_sequence))
         return parcel
 
-    async def _carry(self, leader: int) -> None:
-        """One request after the other to one broker, each with all that waits by then."""
-        waiting = self._waiting[leader]
-        while waiting and not self._has_failed:
-            parcels = _take(waiting)
-            try:
-                answer = await self._client.send(leader, _produce_request(parcels))
-            except BaseException as error:
-                self._has_failed = True
-                for parcel in parcels:
-                    _fail(parcel, BrokerUnavailable("the producer was dropped") if isinstance(error, asyncio.CancelledError) else error)
-                if not isinstance(error, Exception):
-                    raise
-            else:
-                self._deliver(parcels, answer)
-        for parcel in waiting:
-            _fail(parcel, BrokerUnavailable("a batch before this one failed; the producer must be dropped"))
-        waiting.clear()
-
-    def _deliver(self, parcels: Sequence[_Parcel], answer: Any) -> None:
-        outcomes = {
-            Partition(str(topic), int(outcome[0])): (int(outcome[1]), int(outcome[2]))
-            for topic, outcomes in answer.topics
-            for outcome in outcomes
-        }
-        for parcel in parcels:
-            code, offset = outcomes.get(parcel.partition, (-1, -1))
-            if code == 0 and offset >= 0:
-                if not parcel.delivered.done():
-                    parcel.delivered.set_result(offset)
-            else:
-                self._has_failed = True
-                _fail(parcel, error_of_code(code, f"{_DOING} to {parcel.partition}"))
-
-
-def _take(waiting: deque[_Parcel]) -> list[_Parcel]:
-    taken = [waiting.popleft()]
-    size = len(taken[0].content)
-    while waiting and size + len(waiting[0].content) <= REQUEST_BYTES_MAX:
-        size += len(waiting[0].content)
-        taken.append(waiting.popleft())
-    return taken
-
-
-def _fail(parcel: _Parcel, error: BaseException) -> None:
-    if not parcel.delivered.done():
-        parcel.delivered.set_exception(error)
-        parcel.delivered.exception()  # Whoever sent it may be gone already.
-
-
-def _produce_request(parcels: Sequence[_Parcel]) -> ProduceRequest:
-    topics: defaultdict[str, list[tuple[int, bytes]]] = defaultdict(list)
-    for parcel in parcels:
-        topics[parcel.partition.topic].append((parcel.partition.number, parcel.content))
-    return ProduceRequest(
-        transactional_id=None, required_acks=_ACKS_ALL, timeout=int(REQUEST_SECONDS_MAX * 1000), topics=list(topics.items())
-    )
+    def _stop(self) -> None:
+        self._has_failed = True
+        self._couriers.take_back(self._unacknowledged.values())

@@ -8,7 +8,7 @@ fence and a checkpoint of its own (`headwater.coordination` deals them out). Sta
 back or lost. A session: topics ensured → predecessor fenced in Kafka (rule 13) → tails read (rule 16) → relaying, one unacknowledged batch per
 partition (rule 14) → over. It ends well when the shard is recalled, when a new category needs its topic fenced, when a stopped partition is due,
 or after half a day; it ends badly at the first failure of anything. Either way its producer is dropped without flushing, and the next session, here
-or elsewhere, fences, looks and goes on. Shards fail alone.
+or elsewhere, fences, looks and goes on. Shards fail alone, but for a request that did not come back, which carried batches of several.
 
 A process reads the log once for all shards that it holds (`feed`): every event goes to its partition's lane in its shard's pump, events of shards
 that others hold are passed over. A shard that joins late is taken in where it stands.

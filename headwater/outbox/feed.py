@@ -9,13 +9,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, Self
 
 from headwater.eventstore import Checkpoint, LogIdentity, LogSlice
 from headwater.kafka import Partition, partition_of, topic_of
 from headwater.messages import LogPosition, RecordedEvent, category_of
 from headwater.outbox.lanes import Lane
-from headwater.outbox.options import POLL_SECONDS_MIN, ROUTED_AT_ONCE, SLICE_BYTES_TARGET, SLICE_EVENTS_FIRST, UNACKNOWLEDGED_BYTES_MAX
+from headwater.outbox.options import (
+    GATHER_SECONDS,
+    POLL_SECONDS_MIN,
+    ROUTED_AT_ONCE,
+    SLICE_BYTES_TARGET,
+    SLICE_EVENTS_FIRST,
+    UNACKNOWLEDGED_BYTES_MAX,
+)
 from headwater.outbox.ports import Division, RelaySource
 from headwater.outbox.pump import Pump, RelayParts
 from headwater.outbox.shards import count_at
@@ -53,6 +60,51 @@ class LogReader:
         return found
 
 
+class ReadAhead:
+    """Reads slices before they are asked for: the server works on the next one, and another waits, while one is routed."""
+
+    def __init__(self, reader: LogReader) -> None:
+        self._reader = reader
+        self._slices: asyncio.Queue[LogSlice | None] = asyncio.Queue(maxsize=1)
+        self._reading: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+
+    async def next(self) -> LogSlice | None:
+        """The next slice; an empty one at the log's end, None when the log's server changed.
+
+        Raises:
+            StorageUnavailable: also of what was read ahead, once everything before it is given.
+        """
+        if self._slices.empty():
+            if self._reading is None or self._reading.done():
+                self._reading = asyncio.create_task(self._read_on())
+            taking = asyncio.ensure_future(self._slices.get())
+            try:
+                await asyncio.wait((self._reading, taking), return_when=asyncio.FIRST_COMPLETED)
+                if not taking.done():
+                    # It ends without a slice only by an error.
+                    await self._reading
+                return await taking
+            finally:
+                taking.cancel()
+        return self._slices.get_nowait()
+
+    async def _read_on(self) -> None:
+        """Up to the end of the log as it is known; whoever asks again then wants what is new."""
+        while True:
+            found = await self._reader.read()
+            await self._slices.put(found)
+            if found is None or not found.events or found.events[-1].global_position >= found.horizon:
+                return
+
+
 class LogFeed:
     """Reads the log for some pumps."""
 
@@ -65,6 +117,8 @@ class LogFeed:
         """Up to here, some topic's events are divided as they were before it was given more partitions."""
         self._lanes: dict[Partition, Lane] = {}
         self._lane_of_stream: dict[str, Lane | None] = {}
+        self._loaded: dict[Partition, Lane] = {}
+        """With something to send that was routed since lanes were last set going."""
         self._must_go_back = False
         self._progress = asyncio.Event()
         self.horizon = position
@@ -82,6 +136,7 @@ class LogFeed:
 
     def detach(self, pump: Pump) -> None:
         """Feed it no more."""
+        self._set_going()
         self.pumps.remove(pump)
         pump.feed_progress = None
         self._look_at_pumps()
@@ -111,10 +166,10 @@ class LogFeed:
     async def _follow(self, reader: LogReader) -> None:
         """Read on until nobody is left, or until it must go back."""
         pause = POLL_SECONDS_MIN
-        ahead = asyncio.create_task(reader.read())
-        try:
+        async with ReadAhead(reader) as slices:
             while True:
-                found = await ahead
+                began_at = self._parts.clock.monotonic()
+                found = await slices.next()
                 if found is None:
                     self._end(self.pumps)
                     return
@@ -122,19 +177,22 @@ class LogFeed:
                 self.head = found.horizon if found.events else self.position
                 if found.events:
                     pause = POLL_SECONDS_MIN
-                    ahead = asyncio.create_task(reader.read())
                     if not await self._route_all(found):
                         return
                     await self._wait_until(UNACKNOWLEDGED_BYTES_MAX)
+                    if found.events[-1].global_position >= found.horizon:
+                        await self._gather(began_at)
                 else:
                     was_rung = await self._parts.doorbell.wait(pause)
                     pause = POLL_SECONDS_MIN if was_rung else min(pause * 2, self._parts.options.poll_seconds_max)
-                    ahead = asyncio.create_task(reader.read())
                 if self._is_over():
                     return
-        finally:
-            ahead.cancel()
-            await asyncio.gather(ahead, return_exceptions=True)
+
+    async def _gather(self, last_read_at: float) -> None:
+        """At the log's end, let events come together: reading and sending each by itself would cost every process on the way more than the wait."""
+        left = last_read_at + GATHER_SECONDS - self._parts.clock.monotonic()
+        if left > 0:
+            await self._parts.clock.sleep(left)
 
     def _is_over(self) -> bool:
         """Whether what was read next may not be routed: to pumps that are not there any more, or that need what came before."""
@@ -147,17 +205,27 @@ class LogFeed:
         if self._is_over():
             return False
         await self._parts.values.prepare({event.type for event in found.events})
-        for start in range(0, len(found.events), ROUTED_AT_ONCE):
-            if start:
-                # PostgreSQL and Kafka go on meanwhile only if somebody empties and fills their sockets.
-                await self._parts.clock.sleep(0)
-            events = found.events[start : start + ROUTED_AT_ONCE]
-            # Pumps may have come and gone meanwhile.
-            self._end_for_new_topics(events)
-            if self._is_over():
-                return False
-            self._route(events)
-        return True
+        try:
+            for start in range(0, len(found.events), ROUTED_AT_ONCE):
+                if start:
+                    # PostgreSQL and Kafka go on meanwhile only if somebody empties and fills their sockets.
+                    await self._parts.clock.sleep(0)
+                events = found.events[start : start + ROUTED_AT_ONCE]
+                # Pumps may have come and gone meanwhile.
+                self._end_for_new_topics(events)
+                if self._is_over():
+                    return False
+                self._route(events)
+            return True
+        finally:
+            # Not before: few large requests cost Kafka and this process less than many small ones.
+            self._set_going()
+
+    def _set_going(self) -> None:
+        """Have what was routed sent."""
+        lanes, self._loaded = self._loaded, {}
+        for lane in lanes.values():
+            lane.pump.set_going(lane)
 
     def _end_for_new_topics(self, events: Sequence[RecordedEvent]) -> None:
         """Let go of pumps that were fenced before one of these events' topics was known."""
@@ -176,23 +244,20 @@ class LogFeed:
             pump.end()
 
     def _route(self, events: Sequence[RecordedEvent]) -> None:
-        """Give every event to its partition's lane, and set the lanes going."""
+        """Give every event to its partition's lane."""
         last = events[-1]
         end = Checkpoint(self.identity.locate(last.global_position).epoch, last.global_position, last.event_id)
         for pump in self.pumps:
             pump.open_slice(end)
-        touched: dict[Partition, Lane] = {}
-        locate = self._locator(events)
+        loaded, locate = self._loaded, self._locator(events)
         is_old = events[0].global_position <= self._divided_through
         for event in events:
             lane = self._lane_before(event) if is_old else self._lane(event.stream_name)
             if lane is not None:
                 position = locate(event.global_position)
                 if position > lane.tail:
-                    touched[lane.partition] = lane
+                    loaded[lane.partition] = lane
                     lane.pump.add(lane, event, position)
-        for lane in touched.values():
-            lane.pump.set_going(lane)
         for pump in self.pumps:
             pump.close_slice()
         self.position = last.global_position

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from headwater.clock import SYSTEM_CLOCK, Clock
-from headwater.kafka import FencedProducer, KafkaSettings, KafkaTopics, Partition, PartitionReader, RecordBatch, open_reader
+from headwater.kafka import FencedProducer, KafkaSettings, KafkaTopics, Partition, PartitionReader, RecordBatch, SharedCouriers, open_reader
 from headwater.outbox.ports import RelayBatch
 
 
@@ -15,7 +15,7 @@ class KafkaRelayBroker:
 
     def __init__(self, settings: KafkaSettings, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._settings, self._clock = settings, clock
-        self._topics = KafkaTopics(settings, clock=clock)
+        self._topics, self._couriers = KafkaTopics(settings, clock=clock), SharedCouriers(settings)
 
     async def ensure_topics(self, names: Iterable[str]) -> Mapping[str, int]:
         """Make what is missing; the number of partitions of each."""
@@ -32,7 +32,9 @@ class KafkaRelayBroker:
     async def fence(self, transactional_id: str, partitions: Sequence[Partition]) -> KafkaWriter:
         """Shut every earlier writer with this id out of these partitions."""
         return KafkaWriter(
-            await FencedProducer.open(self._settings, transactional_id=transactional_id, partitions=partitions, clock=self._clock)
+            await FencedProducer.open(
+                self._settings, transactional_id=transactional_id, partitions=partitions, clock=self._clock, shared=self._couriers
+            )
         )
 
     def open_reader(self) -> AbstractAsyncContextManager[PartitionReader]:
@@ -56,5 +58,5 @@ class KafkaWriter:
         return await self._producer.send(partition, batch)
 
     async def abandon(self) -> None:
-        """Drop it with all that is not sent yet."""
+        """Send nothing more, not even what waits to be sent."""
         await self._producer.abandon()

@@ -7,7 +7,7 @@ from typing import Final
 
 from headwater.coordination import LEASE_SECONDS
 
-SLICE_EVENTS_MAX: Final = 1_000
+SLICE_EVENTS_MAX: Final = 2_000
 """Events read from the log at once."""
 ROUTED_AT_ONCE: Final = 200
 """So many events are encoded in one go, some two milliseconds; then the loop sees to the sockets."""
@@ -17,6 +17,8 @@ SLICE_BYTES_TARGET: Final = 4 * 1024 * 1024
 """A slice of more than this makes the next one smaller."""
 UNACKNOWLEDGED_BYTES_MAX: Final = 8 * 1024 * 1024
 """The next slice waits while more than this is on its way to Kafka."""
+GATHER_SECONDS: Final = 0.005
+"""At the log's end it is read again no sooner than this after the last time that something was found."""
 POLL_SECONDS_MIN: Final = 0.002
 POLL_SECONDS_MAX: Final = 0.1
 """An idle relay looks at the log again after 2 ms, then twice as late each time, up to 100 ms."""

@@ -83,6 +83,7 @@ class Pump:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures: list[BaseException] = []
         self._over = asyncio.Event()
+        self._is_closed = False
         self._moved: dict[Partition, PartitionPosition] = {}
         self._saved_through = start
         self._progress = asyncio.Event()
@@ -125,6 +126,7 @@ class Pump:
                 feeds.detach(self)
             await self._drain()
         finally:
+            self._is_closed = True
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -177,7 +179,7 @@ class Pump:
 
     def set_going(self, lane: Lane) -> None:
         """There is something in the lane to send."""
-        if not lane.is_sending:
+        if not (lane.is_sending or self._is_closed):
             lane.is_sending = True
             self._begin(self._send(lane))
 

@@ -245,10 +245,17 @@ class Database:
                 raise
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncGenerator[Connection]:
-        """Borrow a connection inside a READ COMMITTED transaction: commits at the end, rolls back on any exception."""
-        async with self.connection() as connection, connection.transaction(isolation="read_committed"):
-            yield connection
+    async def transaction(self, *, on_commit: Callable[[], None] | None = None) -> AsyncGenerator[Connection]:
+        """Borrow a connection inside a READ COMMITTED transaction: commits at the end, rolls back on any exception.
+
+        Args:
+            on_commit: called as soon as it is committed, before the connection is cleaned and given back.
+        """
+        async with self.connection() as connection:
+            async with connection.transaction(isolation="read_committed"):
+                yield connection
+            if on_commit is not None:
+                on_commit()
 
     async def connect(self) -> asyncpg.Connection[asyncpg.Record]:
         """A connection of its own, outside the pool, for what holds one for long. The caller closes it.

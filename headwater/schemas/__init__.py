@@ -17,6 +17,7 @@ JSON instead, a reader makes a dead letter), an id that nobody published (`Unkno
 from headwater.schemas.codec import FRAME_BYTES, AvroCodec, SchemaCodec, frame, schema_id_of
 from headwater.schemas.foreign import ForeignSchemaCodec
 from headwater.schemas.generator import avro_schema, canonical_text
+from headwater.schemas.http import HttpSchemaRegistry
 from headwater.schemas.kafka import SCHEMAS_TOPIC, KafkaSchemaBoard
 from headwater.schemas.log_files import (
     FileEvent,
@@ -48,6 +49,7 @@ __all__ = [
     "AvroEncoder",
     "FileEvent",
     "ForeignSchemaCodec",
+    "HttpSchemaRegistry",
     "KafkaSchemaBoard",
     "LogFileFormat",
     "LogFileHeader",

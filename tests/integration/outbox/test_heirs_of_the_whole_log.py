@@ -101,7 +101,7 @@ class WholeLogRelay:
 
     async def send_late(self, partition: Partition) -> None:
         """The batch that was on its way when it froze: of a producer that did not fail yet, under the same id and epoch."""
-        thawed = FencedProducer(self._producer._client, self._servers.settings, self._producer.identity)
+        thawed = FencedProducer(self._producer._shared, self._producer._couriers, self._servers.settings, self._producer.identity)
         thawed._next_sequence.update(self._producer._next_sequence)
         event = next(e for e in self._events[SENT:] if partition_of(e.stream_name.encode(), len(self.partitions)) == partition.number)
         await self._send(thawed, event)
