@@ -26,20 +26,27 @@ from headwater.kafka import (
     event_topic,
     partition_of,
 )
-from headwater.messages import ANY, LOG_START, NewEvent, RecordedEvent
-from headwater.outbox import SHARDS, KafkaRelayBroker, PostgresRelayPositions, Relay, RelayBroker, RelayOptions
+from headwater.messages import ANY, LOG_START, LogPosition, NewEvent, RecordedEvent
+from headwater.outbox import SHARDS, Division, KafkaRelayBroker, PostgresRelayPositions, Relay, RelayBroker, RelayOptions
+from headwater.outbox.shards import count_at
 from headwater.postgres import Database
 from headwater.testing.waiting import eventually
 
+NO_DIVISIONS: Mapping[str, Sequence[Division]] = {}
+
 
 def faults_of(
-    events: Iterable[RecordedEvent], found: Mapping[Partition, Sequence[Envelope]], partition_counts: Mapping[str, int]
+    events: Iterable[RecordedEvent],
+    found: Mapping[Partition, Sequence[Envelope]],
+    partition_counts: Mapping[str, int],
+    divisions: Mapping[str, Sequence[Division]] = NO_DIVISIONS,
 ) -> list[str]:
     """Everything that is wrong with what is in Kafka: missing, twice, in the wrong place or order, or with a broken chain."""
     wanted: dict[Partition, list[RecordedEvent]] = {}
     for event in events:
         topic = event_topic(event)
-        wanted.setdefault(Partition(topic, partition_of(event.stream_name.encode(), partition_counts[topic])), []).append(event)
+        count = count_at(LogPosition(1, event.global_position), divisions.get(topic, ()), partition_counts[topic])
+        wanted.setdefault(Partition(topic, partition_of(event.stream_name.encode(), count)), []).append(event)
     faults: list[str] = []
     for partition in {*wanted, *found}:
         should = [event.global_position for event in wanted.get(partition, [])]
@@ -158,5 +165,6 @@ class RelayOnServers:
 
     async def faults(self, values: ValueDecoder = JSON_DECODER) -> list[str]:
         """What is wrong in the topics of this log; nothing, one hopes."""
-        topics = dict((await self.positions.load(SHARDS[0])).topics)
-        return faults_of(await whole_log(self.store), await read_topics(self.settings.address, topics, values), topics)
+        progress = await self.positions.load(SHARDS[0])
+        found = await read_topics(self.settings.address, progress.topics, values)
+        return faults_of(await whole_log(self.store), found, progress.topics, progress.divisions)

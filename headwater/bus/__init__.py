@@ -2,7 +2,8 @@
 
 Who is authoritative: Postgres's row in `headwater.consumer_positions`, one for each group, topic and partition. Kafka's group protocol only
 proposes who works on what; claiming a partition raises the epoch in its row, and every commit requires the epoch that was claimed. So a member
-that was paused, cut off or replaced finds its transaction refused, whatever it still believes. Kafka's own committed offsets are not used.
+that was paused, cut off or replaced finds its transaction refused, whatever it still believes. Kafka's own committed offsets follow it,
+for tools to look at, and are never read.
 
 The row says how far the group got: the next offset; for each log the position of the last event applied (its mark); and which record was the
 last one. A record at or below its log's mark is dropped as seen before. A record that names a predecessor above the mark shows that something is
@@ -46,6 +47,8 @@ from headwater.bus.cron import Cron
 from headwater.bus.dead_letters import DeadLetter, MessageDeadLettered
 from headwater.bus.delivering import DueMessages
 from headwater.bus.desk import ALL_STATUSES, OPEN_STATUSES, DeadLetterDesk, KeptLetter, LetterFilter, LetterStatus
+from headwater.bus.divisions import TopicDivision
+from headwater.bus.draining import GroupProgress, read_group_progress, unhandled_by_group, unhandled_by_other
 from headwater.bus.firing import DueSchedules
 from headwater.bus.foreign import FOREIGN_VALUE_BYTES_MAX, FindsSchemas, ForeignFormat
 from headwater.bus.kafka import KafkaReplySource, KafkaSource
@@ -72,8 +75,9 @@ from headwater.bus.reading import EncodedRecords, Reading, RecordReader
 from headwater.bus.replies import REQUEST_SECONDS_DEFAULT, ReplySource, Requests
 from headwater.bus.retries import DeadLetterIt, ErrorAction, OnError, Park, RetryPolicy, Skip, Stop
 from headwater.bus.retrying import DeadLetterRetrier, LetterRetries, PostgresLetterRetries
+from headwater.bus.routes import Handler
 from headwater.bus.schedules import DueSchedule, Firing, MakesEvent, Missed, Schedule, Schedules, ScheduleStatus, ScheduleStore
-from headwater.bus.subscriptions import Handler, HandlerDecorator, HandlerOptions, Subscriptions, named_classes
+from headwater.bus.subscriptions import CategoryDecorator, HandlerDecorator, HandlerOptions, Subscriptions, named_classes
 from headwater.bus.values import LANE_TRANSACTIONS_MAX, ConsumerLimits, LastRecord, Move, PartitionPosition, SourceRecord
 
 __all__ = [
@@ -88,6 +92,7 @@ __all__ = [
     "REQUEST_SECONDS_DEFAULT",
     "BatchContext",
     "CallNext",
+    "CategoryDecorator",
     "Clockwork",
     "Consumer",
     "ConsumerLimits",
@@ -111,6 +116,7 @@ __all__ = [
     "Firing",
     "Follower",
     "ForeignFormat",
+    "GroupProgress",
     "Handler",
     "HandlerCall",
     "HandlerDecorator",
@@ -170,8 +176,12 @@ __all__ = [
     "Stop",
     "Subscriptions",
     "Surroundings",
+    "TopicDivision",
     "lane_of",
     "log_topic",
     "named_classes",
+    "read_group_progress",
     "require_source",
+    "unhandled_by_group",
+    "unhandled_by_other",
 ]

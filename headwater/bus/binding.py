@@ -13,9 +13,10 @@ from functools import partial, reduce
 from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
 
 from headwater.bus.context import EffectContext
-from headwater.bus.subscriptions import Handler, Subscriptions
+from headwater.bus.routes import Handler
+from headwater.bus.subscriptions import Subscriptions
 from headwater.errors import UsageError
-from headwater.messages import Event
+from headwater.messages import Event, RecordedEvent
 
 CallNext: TypeAlias = Callable[[], Awaitable[None]]
 Provider: TypeAlias = Callable[[], Any]
@@ -26,8 +27,8 @@ class HandlerCall:
     """One call of a handler, as a middleware sees it."""
 
     handler_name: str
-    given: Event | list[Event]
-    """The event; a list of them where the handler takes a list."""
+    given: Event | RecordedEvent | list[Event] | list[RecordedEvent]
+    """What the handler takes: the event, or a list of them."""
     context: EffectContext | None
     """None where the handler takes none."""
 
@@ -100,7 +101,7 @@ class Surroundings:
 def _wrapped(
     name: str, function: Callable[..., Coroutine[Any, Any, None]], middleware: Middleware
 ) -> Callable[..., Coroutine[Any, Any, None]]:
-    async def call(given: Event | list[Event], context: EffectContext | None = None) -> None:
+    async def call(given: Event | RecordedEvent | list[Event] | list[RecordedEvent], context: EffectContext | None = None) -> None:
         arguments = (given,) if context is None else (given, context)
         await middleware(HandlerCall(name, given, context), lambda: function(*arguments))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Final, Self
 
@@ -11,6 +11,7 @@ from headwater.bus.burying import Burying
 from headwater.bus.committing import ClaimsLost, Committing
 from headwater.bus.context import HandlerSurroundings, PublishesEvents
 from headwater.bus.dead_letters import MessageDeadLettered
+from headwater.bus.divisions import DivisionWaits
 from headwater.bus.foreign import ForeignRecords, ForeignValues
 from headwater.bus.judging import Judging
 from headwater.bus.kafka import KafkaSource
@@ -86,6 +87,7 @@ class Consumer:
         parking = Parking(effects, surroundings, judging, burying, self._limits, self._values)
         self._lanes = Lanes(effects, surroundings, judging, settling, parking, self._limits)
         self._parked_turns = ParkedTurns(effects, surroundings, subscriptions, parking, self._lanes, self._limits, self._attempt_parked)
+        self._division_waits = DivisionWaits(effects, group, clock)
         self._assigned: dict[Partition, object] = {}
         """Each assignment has a token of its own, so that one that came back is told from one that stayed."""
         self._works: dict[Partition, PartitionWork] = {}
@@ -248,6 +250,8 @@ class Consumer:
         await self._hear_lanes()
         await self._claim_assigned()
         await self._confirm_claims()
+        for work in await self._division_waits.look(self._works.values()):
+            self._lanes.take(work)
         moment = self._clock.monotonic()
         due = [message for work in self._works.values() if (message := work.due(moment)) is not None]
         for message in due:
@@ -369,7 +373,7 @@ class Consumer:
         """Pause what waits, is stopped or lost; resume what can go on."""
         for partition, work in self._works.items():
             is_far_ahead = work.has_lanes and len(work.pending) >= self._limits.lane_records_max
-            must_pause = work.failing is not None or work.stop_reason is not None or is_far_ahead
+            must_pause = work.failing is not None or work.stop_reason is not None or is_far_ahead or work.held_from is not None
             if must_pause and partition not in self._paused:
                 self._source.pause(partition)
                 self._paused.add(partition)
@@ -385,7 +389,11 @@ class Consumer:
             self._assigned[partition] = object()
             self._lost_until.pop(partition, None)
 
-    async def revoked(self, partitions: Iterable[Partition]) -> None:
+    def committed(self) -> Mapping[Partition, int]:
+        """How far the partitions that are claimed got."""
+        return {partition: work.position.next_offset for partition, work in self._works.items()}
+
+    async def revoked(self, partitions: Iterable[Partition]) -> Mapping[Partition, int]:
         """The broker takes these away: begin nothing more on them, and let the batch at hand finish."""
         works: list[PartitionWork] = []
         for partition in partitions:
@@ -402,6 +410,7 @@ class Consumer:
                     await self._lanes.end(work)
         except TimeoutError:
             _log.warning("revoked_during_batch", group=self._group, after_seconds=self._limits.revoke_seconds_max)
+        return {work.partition: work.position.next_offset for work in works}
 
     async def _claim_assigned(self) -> None:
         moment = self._clock.monotonic()
@@ -423,12 +432,13 @@ class Consumer:
         position = await self._effects.claim(self._group, partition)
         if self._assigned.get(partition) is not token:
             return
-        work = PartitionWork(position, self._subscriptions.routes, self._reader, self._registry)
+        work = PartitionWork(position, self._subscriptions.routes_in(partition.topic, self._topic_prefix), self._reader, self._registry)
         marks = await self._effects.claim_lanes(self._group, position, self._subscriptions.lane_counts)
         if marks is None:
             raise ClaimsLost(frozenset({partition}))
         work.lane_marks = LaneMarks(marks)
         await self._parked_turns.load(work)
+        await self._division_waits.load(work)
         if self._assigned.get(partition) is not token:
             return
         self._works[partition] = work

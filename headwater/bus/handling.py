@@ -15,10 +15,18 @@ from headwater.bus.parked import Follower, ParkedKey
 from headwater.bus.partition_work import Message
 from headwater.bus.ports import EffectsRefused, EffectTransaction
 from headwater.bus.retries import BatchFault
-from headwater.bus.subscriptions import Handler
+from headwater.bus.routes import Handler
 from headwater.bus.values import ConsumerLimits
-from headwater.errors import HandlerFailed, InvalidEvent, SchemaError, StorageUnavailable, TransactionConflict, WrongExpectedVersion
-from headwater.messages import TRACEPARENT, Event
+from headwater.errors import (
+    HandlerFailed,
+    InvalidEvent,
+    SchemaError,
+    StorageUnavailable,
+    TransactionConflict,
+    UnknownEventType,
+    WrongExpectedVersion,
+)
+from headwater.messages import TRACEPARENT, Event, RecordedEvent
 from headwater.metrics import HandlerTimes
 from headwater.telemetry import Correlation, correlate
 from headwater.tracing import consumer_span, is_on
@@ -101,16 +109,15 @@ class MessageHandling:
         return gathered.values()
 
     async def _handle(self, transaction: EffectTransaction, message: Message, handlers: Sequence[Handler], index: int) -> None:
-        event = self.typed_event(message, index)
         with correlate(correlation_of(message)):
             for handler in handlers:
-                await self._call(transaction, [message], [event], handler, index)
+                await self._call(transaction, [message], [self.event_for(handler, message, index)], handler, index)
 
     async def _handle_many(
         self, transaction: EffectTransaction, messages: Sequence[Message], indexes: Sequence[int], handler: Handler
     ) -> None:
         chosen, first = [messages[index] for index in indexes], indexes[0]
-        events = [self.typed_event(messages[index], index) for index in indexes]
+        events = [self.event_for(handler, messages[index], index) for index in indexes]
         try:
             try:
                 async with asyncio.timeout(self._limits.handler_seconds_max):
@@ -131,7 +138,7 @@ class MessageHandling:
             StorageUnavailable: the keys of its personal data cannot be asked for.
         """
         await self._open([message])
-        event = self.typed_event(message, 0)
+        event = self.event_for(handler, message, 0)
         try:
             async with transaction.savepoint():
                 try:
@@ -152,7 +159,7 @@ class MessageHandling:
             StorageUnavailable: the keys of its personal data cannot be asked for.
         """
         await self._open([message])
-        event = self.typed_event(message, 0)
+        event = self.event_for(handler, message, 0)
         try:
             async with asyncio.timeout(self._limits.handler_seconds_max):
                 with correlate(correlation_of(message)):
@@ -161,7 +168,7 @@ class MessageHandling:
             raise self._too_slow(message, 0, handler) from error
 
     async def _open(self, messages: Sequence[Message]) -> None:
-        """Open the personal data of those that have some; one that was altered is left closed, for `typed_event` to tell."""
+        """Open the personal data of those that have some; one that was altered is left closed, for `event_for` to tell."""
         self._is_traced = is_on()
         sealed = [message for message in messages if message.is_sealed]
         if not sealed:
@@ -170,20 +177,24 @@ class MessageHandling:
         for message in sealed:
             message.open_with(opener)
 
-    def typed_event(self, message: Message, index: int) -> Event:
-        """The event as its class.
+    def event_for(self, handler: Handler, message: Message, index: int) -> Event | RecordedEvent:
+        """The event as the handler takes it.
 
         Raises:
-            HandlerFault: it cannot be read or does not fit, and never will.
+            HandlerFault: it cannot be read, has no class here or does not fit it, and trying again changes nothing.
         """
         try:
-            return message.event()
-        except (InvalidEvent, SchemaError) as error:
-            assert message.route is not None, "only a message with handlers has an event"
-            raise HandlerFault(index, message.route.handlers[0].name, error, is_permanent=True) from error
+            return message.recorded() if handler.takes_recorded else message.event()
+        except (InvalidEvent, SchemaError, UnknownEventType) as error:
+            raise HandlerFault(index, handler.name, error, is_permanent=True) from error
 
     async def _call(
-        self, transaction: EffectTransaction | None, messages: Sequence[Message], events: list[Event], handler: Handler, index: int
+        self,
+        transaction: EffectTransaction | None,
+        messages: Sequence[Message],
+        events: list[Event | RecordedEvent],
+        handler: Handler,
+        index: int,
     ) -> None:
         """Give the handler its event, or all of them where it takes a list; what goes wrong is the fault of the message at the index."""
         begun_at = self.times.begin() if self.times.is_wanted else 0.0
@@ -203,7 +214,9 @@ class MessageHandling:
             if self.times.is_wanted:
                 self.times.end(handler.name, begun_at)
 
-    async def _run(self, transaction: EffectTransaction | None, messages: Sequence[Message], events: list[Event], handler: Handler) -> None:
+    async def _run(
+        self, transaction: EffectTransaction | None, messages: Sequence[Message], events: list[Event | RecordedEvent], handler: Handler
+    ) -> None:
         given = events if handler.takes_batch else events[0]
         if not handler.takes_context:
             await handler.function(given)

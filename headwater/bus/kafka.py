@@ -1,7 +1,8 @@
 """Kafka as a source: the group protocol proposes partitions, Postgres says from where.
 
-One aiokafka consumer, subscribed for its membership, which never commits an offset and never resets one. A partition that was just assigned is
-held back until the consumer claimed it and says where to start.
+One aiokafka consumer, subscribed for its membership, which never asks for a committed offset and never resets one. A partition that was just
+assigned is held back until the consumer claimed it and says where to start. What is committed to the group's offsets is for others to look at
+(`kafka_offsets`).
 """
 
 # aiokafka ships no types; its values get ours here.
@@ -19,10 +20,11 @@ import aiokafka.errors as kafka
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.structs import TopicPartition
 
+from headwater.bus.kafka_offsets import LAST_COMMIT_SECONDS_MAX, GroupOffsets
 from headwater.bus.ports import OffsetOutOfRange, RebalanceListener
 from headwater.bus.reading import EncodedRecords, RecordReader
 from headwater.bus.values import SourceRecord
-from headwater.clock import SYSTEM_CLOCK
+from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import BrokerUnavailable, HeadwaterError
 from headwater.kafka import KafkaSettings, KafkaTopics, OffsetRange, Partition, ValueDecoder, translate_kafka_errors
 
@@ -51,6 +53,7 @@ class KafkaSource:
         group: str,
         instance_id: str | None = None,
         session_timeout_seconds: float = SESSION_TIMEOUT_SECONDS,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """Remember where Kafka is; nothing is connected yet.
 
@@ -58,10 +61,11 @@ class KafkaSource:
             instance_id: a name that this process keeps over restarts, unique in the group: a quick restart then moves no partitions.
             session_timeout_seconds: how soon a dead member's partitions are given to others.
         """
-        self._kafka = kafka
+        self._kafka, self._clock = kafka, clock
         self._group, self._instance_id, self._session_timeout_seconds = group, instance_id, session_timeout_seconds
         self._topics = KafkaTopics(self._kafka)
         self._client: AIOKafkaConsumer | None = None
+        self._offsets: GroupOffsets | None = None
         self._started: set[Partition] = set()
         self._received_at = -math.inf
 
@@ -82,7 +86,8 @@ class KafkaSource:
             fetch_max_bytes=FETCH_BYTES_MAX,
             max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
         )
-        client.subscribe(list(topics), listener=_Rebalance(self, client, listener))
+        offsets = self._offsets = GroupOffsets(client, listener, group=self._group, clock=self._clock)
+        client.subscribe(list(topics), listener=_Rebalance(self, client, listener, offsets))
         self._client = client
         try:
             with translate_kafka_errors(self._kafka, "joining the group"):
@@ -91,15 +96,21 @@ class KafkaSource:
         except BaseException:
             await self.close()
             raise
+        offsets.start()
 
     async def close(self) -> None:
         """Leave the group; a broker that does not answer is not waited for."""
         client, self._client = self._client, None
+        offsets, self._offsets = self._offsets, None
         self._started.clear()
-        if client is not None:
-            with contextlib.suppress(kafka.KafkaError, OSError, TimeoutError):
-                async with asyncio.timeout(CLOSE_SECONDS_MAX):
-                    await client.stop()
+        try:
+            if offsets is not None:
+                await offsets.stop()
+        finally:
+            if client is not None:
+                with contextlib.suppress(kafka.KafkaError, OSError, TimeoutError):
+                    async with asyncio.timeout(CLOSE_SECONDS_MAX):
+                        await client.stop()
 
     def reader(self, values: ValueDecoder) -> RecordReader:
         """Reads what a relay wrote."""
@@ -133,6 +144,8 @@ class KafkaSource:
             client.seek(key, offset)
             client.resume(key)
             self._started.add(partition)
+            if self._offsets is not None:
+                self._offsets.note_handed(partition, offset)
 
     def pause(self, partition: Partition) -> None:
         """Receive nothing of it for now."""
@@ -158,9 +171,18 @@ class KafkaSource:
         except kafka.KafkaError as error:
             with translate_kafka_errors(self._kafka, "receiving"):
                 raise error from None
+        self._note_handed(received)
         await self._gather(client, received, limit)
+        self._note_handed(received)
         # A record received before its partition was given back and assigned anew may still be on the way.
         return {partition: records for key, records in received.items() if (partition := Partition(*key)) in self._started}
+
+    def _note_handed(self, received: Mapping[TopicPartition, Sequence[Any]]) -> None:
+        """In the same step of the loop in which the client's positions moved: nothing that is in hand here may be told as handled."""
+        if self._offsets is not None:
+            for key, records in received.items():
+                if (partition := Partition(*key)) in self._started:
+                    self._offsets.note_handed(partition, records[-1].offset + 1)
 
     async def _gather(self, client: AIOKafkaConsumer, received: dict[TopicPartition, list[Any]], limit: int) -> None:
         """Where records come all the time, take those along that wait behind the ones received: the client fetches no more of a partition before
@@ -188,18 +210,20 @@ class KafkaSource:
 class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
     """Called by aiokafka's coordinator; the next generation of the group waits for `on_partitions_revoked`."""
 
-    def __init__(self, source: KafkaSource, client: AIOKafkaConsumer, listener: RebalanceListener) -> None:
-        self._source, self._client, self._listener = source, client, listener
+    def __init__(self, source: KafkaSource, client: AIOKafkaConsumer, listener: RebalanceListener, offsets: GroupOffsets) -> None:
+        self._source, self._client, self._listener, self._offsets = source, client, listener, offsets
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         partitions = [Partition(*key) for key in revoked]
-        await self._listener.revoked(partitions)
+        committed = await self._listener.revoked(partitions)
+        await self._offsets.tell(committed, seconds_max=LAST_COMMIT_SECONDS_MAX)
+        self._offsets.forget(partitions)
         self._source.forget(partitions)
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         keys = list(assigned)
         for key in keys:
-            # Any offset will do: without one aiokafka looks for a committed offset, which Headwater does not keep.
+            # Any offset will do: without one aiokafka would begin at the committed offset, which is for tools to look at.
             self._client.seek(key, 0)
         self._client.pause(*keys)
         await self._listener.assigned([Partition(*key) for key in keys])

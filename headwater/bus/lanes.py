@@ -25,8 +25,8 @@ from headwater.bus.parking import Parking
 from headwater.bus.partition_work import Message, PartitionWork
 from headwater.bus.ports import EffectsRefused, EffectStore, EffectTransaction
 from headwater.bus.retries import CONFLICTS_MAX
+from headwater.bus.routes import Handler
 from headwater.bus.settling import Settlement, Settling
-from headwater.bus.subscriptions import Handler
 from headwater.bus.values import ConsumerLimits
 from headwater.errors import WrongExpectedVersion
 from headwater.metrics import MESSAGES_HANDLED

@@ -14,15 +14,16 @@ from typing import Final
 from uuid import UUID
 
 from headwater.bus.dead_letters import storable
+from headwater.bus.divisions import TopicDivision
 from headwater.bus.failing import FailingMessage
 from headwater.bus.lane_marks import NO_MARKS, LaneMarks
 from headwater.bus.parked import ParkedKey, ParkedKeys
 from headwater.bus.reading import EncodedRecords, RecordReader
-from headwater.bus.subscriptions import Handler, Route
+from headwater.bus.routes import Handler, Route, Routes
 from headwater.bus.values import LastRecord, Move, PartitionLag, PartitionPosition, SourceRecord
-from headwater.errors import GapDetected, InvalidEvent, NotAnEnvelope, SchemaError
+from headwater.errors import GapDetected, InvalidEvent, NotAnEnvelope, SchemaError, UnknownEventType
 from headwater.kafka import JSON_DECODER, Envelope, OffsetRange, Partition
-from headwater.messages import LOG_START, Event, EventRegistry, LogPosition
+from headwater.messages import LOG_START, Event, EventRegistry, LogPosition, RecordedEvent
 from headwater.privacy import Opener, is_sealed
 
 NO_HANDLERS: Final[tuple[Handler, ...]] = ()
@@ -111,23 +112,36 @@ class Message:
 
         Raises:
             SchemaError: the value cannot be read.
+            UnknownEventType: nobody here knows its class.
             InvalidEvent: the data does not fit the class, or its personal data was altered.
         """
-        if self.value_fault is not None:
-            raise self.value_fault
         if self._event is None:
-            if self._opener is not None and self.envelope is not None:
-                self.opened = replace(self.envelope, event=self._opener(self.envelope.event))
+            recorded = self.recorded()
             assert self.route is not None, "only a message with handlers has a class"
-            assert self.opened is not None, "a message with handlers has an envelope"
+            event_class, registry = self.route.event_class, self.work.registry
             try:
-                self._event = self.work.registry.decode_as(self.route.event_class, self.opened.event)
-            except InvalidEvent:
+                self._event = registry.decode(recorded) if event_class is None else registry.decode_as(event_class, recorded)
+            except (InvalidEvent, UnknownEventType):
                 raise
             except Exception as error:
                 # A validator of the user's class raised what pydantic does not take for a verdict; the data is at fault all the same.
-                raise InvalidEvent(f"{self.opened.event.type} could not be built from its data: {error!r}") from error
+                raise InvalidEvent(f"{recorded.type} could not be built from its data: {error!r}") from error
         return self._event
+
+    def recorded(self) -> RecordedEvent:
+        """The event as it is in the log, its personal data open.
+
+        Raises:
+            SchemaError: the value cannot be read.
+            InvalidEvent: its personal data was altered.
+        """
+        if self.value_fault is not None:
+            raise self.value_fault
+        if self._opener is not None and self.opened is None:
+            assert self.envelope is not None, "only an envelope can be opened"
+            self.opened = replace(self.envelope, event=self._opener(self.envelope.event))
+        assert self.opened is not None, "a message with handlers has an envelope"
+        return self.opened.event
 
 
 class PartitionWork:
@@ -136,7 +150,7 @@ class PartitionWork:
     def __init__(
         self,
         claimed: PartitionPosition,
-        routes: Mapping[str, Route],
+        routes: Routes,
         reader: RecordReader = _JSON_RECORDS,
         registry: EventRegistry | None = None,
     ) -> None:
@@ -148,15 +162,20 @@ class PartitionWork:
         self.failing: FailingMessage | None = None
         self.parked = ParkedKeys()
         """Loaded when the partition is claimed."""
-        self.has_lanes: Final = any(route.laned for route in routes.values())
+        self.has_lanes: Final = routes.has_lanes
         self.lane_marks = NO_MARKS
         self.for_lanes: list[Message] = []
         """Received, and not yet given to their lanes."""
         self.stop_reason: str | None = None
         self.is_revoked = False
+        self.divisions: deque[TopicDivision] = deque()
+        """Ahead of what was applied here: where the topic was given more partitions."""
+        self.held_from: int | None = None
+        """The offset of the first record after the first of them; it waits for the other partitions."""
+        self.has_told_wait = False
         self.needs_confirmation = False
         """A commit's answer may have been lost: look at the row before going on."""
-        self._routes, self._reader = routes, reader
+        self._by_type, self._others, self._reader = routes.by_type, routes.others, reader
         self._read_marks: dict[UUID, LogPosition] = dict(claimed.marks)
         self._next_to_read = claimed.next_offset
         self._to_recognise = claimed.last
@@ -219,9 +238,27 @@ class PartitionWork:
                 self._refuse_unrecognised(f"offset {self._to_recognise.offset} is gone")
             message = self._read(record)
             self.pending.append(message)
-            if message.lanes_left:
-                self.for_lanes.append(message)
             self._next_to_read = record.offset + 1
+            if self.divisions:
+                self._let_pass(message)
+            elif message.lanes_left:
+                self.for_lanes.append(message)
+
+    def _let_pass(self, message: Message) -> None:
+        """Give it to its lanes, unless it is behind a division that the group has not passed."""
+        envelope = message.envelope
+        if self.held_from is None and self.divisions and envelope is not None:
+            self.held_from = message.offset if self.divisions[0].is_behind(envelope.log_id, envelope.position) else None
+        if message.lanes_left and self.held_from is None:
+            self.for_lanes.append(message)
+
+    def lift(self) -> None:
+        """The group has passed the first division: go on to the next one."""
+        held_from, self.held_from, self.has_told_wait = self.held_from, None, False
+        self.divisions.popleft()
+        for message in self.pending:
+            if held_from is not None and message.offset >= held_from:
+                self._let_pass(message)
 
     def _recognise(self, record: SourceRecord) -> None:
         last = self._to_recognise
@@ -266,7 +303,7 @@ class PartitionWork:
         return message
 
     def _route_of(self, event_type: str) -> Route | None:
-        return self._routes.get(self.registry.current_type(event_type))
+        return self._by_type.get(self.registry.current_type(event_type), self._others)
 
     def _is_new(self, record: SourceRecord, envelope: Envelope) -> bool:
         """Whether the event was not seen before; then it is now.
@@ -296,10 +333,14 @@ class PartitionWork:
         if self.is_revoked or self.needs_confirmation:
             return ()
         found = tuple(islice(self.pending, limit))
-        if self.failing is None and not self.has_lanes:
+        if self.failing is None and not self.has_lanes and self.held_from is None:
             return found
         for place, message in enumerate(found):
-            if message.lanes_left or (self.failing is not None and message.offset >= self.failing.offset):
+            if (
+                message.lanes_left
+                or (self.failing is not None and message.offset >= self.failing.offset)
+                or message.offset == self.held_from
+            ):
                 return found[:place]
         return found
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
+from uuid import UUID
 
 from headwater.bus.dead_letters import DeadLetter
+from headwater.bus.divisions import TopicDivision
 from headwater.bus.lane_marks import Lane
 from headwater.bus.parked import Follower, ParkedKey, ParkedRecord, ParkedRequest
 from headwater.bus.reading import RecordReader
 from headwater.bus.values import Move, PartitionPosition, SourceRecord
 from headwater.errors import DeliveryError, HandlerFailed
 from headwater.kafka import OffsetRange, Partition, ValueDecoder
-from headwater.messages import AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent
+from headwater.messages import AppendResult, Event, ExpectedVersion, LogPosition, NewEvent, RecordedEvent
 from headwater.postgres import CallerConnection, Connection
 
 
@@ -36,8 +38,16 @@ class RebalanceListener(Protocol):
         """These came. Nothing of them is received before `start_at`."""
         ...
 
-    async def revoked(self, partitions: Iterable[Partition]) -> None:
-        """These go to somebody else as soon as this returns; it returns when work on them has ended, or took too long."""
+    async def revoked(self, partitions: Iterable[Partition]) -> Mapping[Partition, int]:
+        """These go to somebody else as soon as this returns; it returns when work on them has ended, or took too long.
+
+        Returns:
+            How far those that were claimed got; see `committed`.
+        """
+        ...
+
+    def committed(self) -> Mapping[Partition, int]:
+        """The next offset of each partition that is claimed, as far as its effects are committed."""
         ...
 
 
@@ -261,6 +271,22 @@ class EffectStore(Protocol):
 
     async def parked_keys(self, group: str, claimed: PartitionPosition, monotonic: float) -> Sequence[ParkedKey]:
         """What is parked of a partition that was claimed; moments are told on a monotonic clock that now says `monotonic`.
+
+        Raises:
+            StorageUnavailable, TransactionConflict: try again.
+        """
+        ...
+
+    async def topic_divisions(self, topic: str) -> Sequence[TopicDivision]:
+        """Where a topic of this log was given more partitions, the earliest first.
+
+        Raises:
+            StorageUnavailable, TransactionConflict: try again.
+        """
+        ...
+
+    async def group_marks(self, group: str, topic: str) -> Mapping[int, Mapping[UUID, LogPosition]]:
+        """For each partition of the topic that the group ever claimed, by number, the last position applied of each log.
 
         Raises:
             StorageUnavailable, TransactionConflict: try again.

@@ -11,6 +11,7 @@ import asyncpg
 import orjson
 
 from headwater.bus.dead_letters import DeadLetter
+from headwater.bus.divisions import TopicDivision
 from headwater.bus.lane_marks import Lane
 from headwater.bus.parked import ParkedKey, ParkedRequest
 from headwater.bus.ports import EffectsRefused
@@ -38,6 +39,8 @@ _UNDO_HANDLER = sql_file(_PACKAGE, "undo_handler")
 _KEEP_HANDLER = sql_file(_PACKAGE, "keep_handler")
 _CHECK_CONSTRAINTS = sql_file(_PACKAGE, "check_constraints")
 _DEFER_CONSTRAINTS = sql_file(_PACKAGE, "defer_constraints")
+_LIST_TOPIC_DIVISIONS = sql_file(_PACKAGE, "list_topic_divisions")
+_READ_GROUP_MARKS = sql_file(_PACKAGE, "read_group_marks")
 _LIMIT_LOCK_WAIT = sql_file(_PACKAGE, "limit_lock_wait")
 
 CLAIM_WAIT_SECONDS_MAX: Final = 5.0
@@ -207,6 +210,27 @@ class PostgresEffects:
             async with self._database.connection() as connection:
                 return await load_parked_keys(connection, group, claimed.partition, monotonic)
 
+    async def topic_divisions(self, topic: str) -> Sequence[TopicDivision]:
+        """Where a topic of this log was given more partitions; see `EffectStore.topic_divisions`."""
+        with _machinery():
+            async with self._database.connection() as connection:
+                rows = await connection.fetch(_LIST_TOPIC_DIVISIONS, topic)
+        return [
+            TopicDivision(
+                row["log_id"],
+                LogPosition(row["through_epoch"], row["through_position"]),
+                {int(number): LogPosition.parse(tail) for number, tail in orjson.loads(row["tails"]).items()},
+            )
+            for row in rows
+        ]
+
+    async def group_marks(self, group: str, topic: str) -> Mapping[int, Mapping[UUID, LogPosition]]:
+        """How far the group got in each partition; see `EffectStore.group_marks`."""
+        with _machinery():
+            async with self._database.connection() as connection:
+                rows = await connection.fetch(_READ_GROUP_MARKS, group, topic)
+        return {row["partition"]: _decoded_marks(row["marks"]) for row in rows}
+
     async def parked_requests(self, group: str, partitions: Sequence[Partition]) -> Sequence[ParkedRequest]:
         """What people want done; see `EffectStore.parked_requests`."""
         with _machinery():
@@ -323,6 +347,10 @@ def _translated(error: Exception) -> HeadwaterError:
 # -- rows and values ---------------------------------------------------------------------------------------------------
 
 
+def _decoded_marks(text: str) -> dict[UUID, LogPosition]:
+    return {UUID(log_id): LogPosition.parse(mark) for log_id, mark in orjson.loads(text).items()}
+
+
 def _encoded_marks(position: PartitionPosition) -> str:
     return orjson.dumps({str(log_id): str(mark) for log_id, mark in position.marks.items()}).decode()
 
@@ -333,7 +361,7 @@ def _position(partition: Partition, row: asyncpg.Record) -> PartitionPosition:
         partition=partition,
         epoch=row["epoch"],
         next_offset=row["next_offset"],
-        marks={UUID(log_id): LogPosition.parse(mark) for log_id, mark in orjson.loads(row["marks"]).items()},
+        marks=_decoded_marks(row["marks"]),
         last=None if last is None else _last_record(last, row),
     )
 

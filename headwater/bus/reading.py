@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol, TypeAlias
 
-from headwater.bus.subscriptions import Route
+from headwater.bus.routes import Route
 from headwater.bus.values import SourceRecord
 from headwater.errors import NotAnEnvelope, SchemaError
 from headwater.kafka import Envelope, Provenance, RecordDecoder, ValueDecoder, kind_of, provenance_of

@@ -17,12 +17,13 @@ from headwater.bus.partition_work import Message, PartitionWork
 from headwater.bus.ports import EffectsRefused, EffectStore, EffectTransaction
 from headwater.bus.postgres import dead_letter_of
 from headwater.bus.retries import CONFLICTS_MAX, RetryPolicy
-from headwater.bus.subscriptions import Handler, Subscriptions
+from headwater.bus.routes import Handler
+from headwater.bus.subscriptions import Subscriptions
 from headwater.bus.values import ConsumerLimits, PartitionPosition
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import BrokerUnavailable, HandlerFailed, SchemaError, StorageError, TransactionConflict, WrongExpectedVersion
 from headwater.kafka import JSON_DECODER, Envelope, ValueDecoder
-from headwater.messages import LOG_START, EventRegistry, RecordedEvent
+from headwater.messages import LOG_START, EventRegistry, RecordedEvent, category_of
 from headwater.postgres import sql_file
 from headwater.privacy import REDACTING, OpensEvents
 from headwater.randomness import SYSTEM_RANDOMNESS, Randomness
@@ -271,7 +272,9 @@ class DeadLetterRetrier:
             HandlerFault: the handler no longer takes events of this type, or the letter's value still cannot be read.
         """
         assert letter.event_type is not None and letter.handler_name is not None, "a letter that may be tried is whole"
-        route = self._subscriptions.routes.get(letter.event_type)
+        assert letter.stream_name is not None, "the same"
+        routes = self._subscriptions.routes_of(category_of(letter.stream_name))
+        route = routes.find(letter.event_type)
         handler = next((h for h in route.handlers if h.name == letter.handler_name), None) if route is not None else None
         if handler is None:
             reason = f"{letter.handler_name} no longer handles {letter.event_type}; subscribe it again, or skip or discard the letter"
@@ -279,7 +282,7 @@ class DeadLetterRetrier:
         position = PartitionPosition(letter.partition, epoch=0, next_offset=letter.offset, marks={}, last=None)
         record = _LetterRecord(letter.partition.topic, letter.partition.number, letter.offset)
         return Message(
-            PartitionWork(position, self._subscriptions.routes, registry=self._registry),
+            PartitionWork(position, routes, registry=self._registry),
             record,
             _envelope(letter, await self._data(letter)),
             route,

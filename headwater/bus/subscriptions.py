@@ -6,17 +6,19 @@ import inspect
 import types
 from abc import ABC
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Concatenate, Generic, ParamSpec, TypeAlias, TypedDict, TypeVar, Union, Unpack, cast, get_args, get_origin, overload
 
 from headwater.bus.context import BatchContext, Context, EffectContext
 from headwater.bus.dead_letters import MessageDeadLettered
 from headwater.bus.foreign import FindsSchemas, ForeignTopic
 from headwater.bus.lane_marks import LANES_MAX
+from headwater.bus.log_records import LOG_TOPIC_PREFIX
 from headwater.bus.retries import DEFAULT_POLICY, HandlerPolicy, OnError, RetryPolicy, checked_policy
+from headwater.bus.routes import Handler, Route, Routes
 from headwater.errors import UsageError
 from headwater.kafka import topic_of
-from headwater.messages import Event
+from headwater.messages import Event, RecordedEvent, check_category
 
 E_contra = TypeVar("E_contra", bound=Event, contravariant=True)
 E1 = TypeVar("E1", bound=Event)
@@ -42,40 +44,6 @@ class HandlerOptions(TypedDict, total=False):
     """Copy this handler's dead letters to the topic of this class, which is `MessageDeadLettered` or a subclass; `@service.on` of it hears of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Handler:
-    """One registered function."""
-
-    name: str
-    """Its qualified name: what dead letters and idempotency keys call it. Renaming it makes it another handler."""
-    function: Callable[..., Coroutine[Any, Any, None]]
-    takes_context: bool
-    event_classes: tuple[type[Event], ...]
-    needs: tuple[tuple[str, type], ...] = ()
-    """Its keyword-only parameters and their classes: what providers make for it."""
-    takes_batch: bool = False
-    """It is given a list: all of its events in a transaction at once."""
-    policy: HandlerPolicy = DEFAULT_POLICY
-    lanes: int = 0
-    """So many keys of a partition at once; 0: together with other messages and handlers, in batches."""
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """What to do with one type of event."""
-
-    event_class: type[Event]
-    handlers: tuple[Handler, ...]
-    batched: tuple[Handler, ...] = field(init=False)
-    """Those that share transactions with other messages."""
-    laned: tuple[Handler, ...] = field(init=False)
-    """Those that run in lanes."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "batched", tuple(handler for handler in self.handlers if not handler.lanes))
-        object.__setattr__(self, "laned", tuple(handler for handler in self.handlers if handler.lanes))
-
-
 class HandlerDecorator(Generic[E_contra]):
     """What `on(...)` returns: takes a handler of these events and gives it back unchanged."""
 
@@ -97,10 +65,29 @@ class HandlerDecorator(Generic[E_contra]):
         self, handler: Callable[Concatenate[list[E_contra], Others], _Done], /
     ) -> Callable[Concatenate[list[E_contra], Others], _Done]: ...
     def __call__(self, handler: Callable[..., Any], /) -> Callable[..., Any]:
-        checked = _checked_handler(handler, self._event_classes)
-        if checked.takes_batch and self._lanes:
-            raise UsageError(f"the handler {checked.name} takes a list, and lanes give it one event at a time; leave out one of them")
-        self._register(replace(checked, policy=self._policy, lanes=self._lanes))
+        _register_checked(_checked_handler(handler, self._event_classes), self._register, self._policy, self._lanes)
+        return handler
+
+
+OfCategoryT = TypeVar(
+    "OfCategoryT",
+    bound=Callable[Concatenate[Event, ...], _Done]
+    | Callable[Concatenate[RecordedEvent, ...], _Done]
+    | Callable[Concatenate[list[Event], ...], _Done]
+    | Callable[Concatenate[list[RecordedEvent], ...], _Done],
+)
+
+
+class CategoryDecorator:
+    """What `on(category=...)` returns: takes a handler of `Event` or `RecordedEvent`, or of a list of either, and gives it back unchanged."""
+
+    __slots__ = ("_category", "_lanes", "_policy", "_register")
+
+    def __init__(self, register: Callable[[Handler], None], category: str, policy: HandlerPolicy, lanes: int) -> None:
+        self._register, self._category, self._policy, self._lanes = register, category, policy, lanes
+
+    def __call__(self, handler: OfCategoryT, /) -> OfCategoryT:
+        _register_checked(_checked_category_handler(handler, self._category), self._register, self._policy, self._lanes)
         return handler
 
 
@@ -110,6 +97,8 @@ class Subscriptions:
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
         self._routes: dict[str, Route] = {}
+        self._of_category: dict[str, tuple[Handler, ...]] = {}
+        """Handlers of everything that is in a category."""
         self.foreign: dict[str, ForeignTopic] = {}
         """Topics of other producers, by name."""
 
@@ -126,8 +115,12 @@ class Subscriptions:
         self, first: type[E1], second: type[E2], third: type[E3], fourth: type[E4], /, **options: Unpack[HandlerOptions]
     ) -> HandlerDecorator[E1 | E2 | E3 | E4]: ...
     @overload
+    def on(self, *, category: str, **options: Unpack[HandlerOptions]) -> CategoryDecorator: ...
+    @overload
     def on(self, *event_classes: type[Event] | types.UnionType, **options: Unpack[HandlerOptions]) -> HandlerDecorator[Any]: ...
-    def on(self, *event_classes: type[Event] | types.UnionType, **options: Unpack[HandlerOptions]) -> HandlerDecorator[Any]:
+    def on(
+        self, *event_classes: type[Event] | types.UnionType, category: str | None = None, **options: Unpack[HandlerOptions]
+    ) -> HandlerDecorator[Any] | CategoryDecorator:
         """Register an `async def handler(event)` or `(event, context)` for these event classes, or one that takes a `list` of them.
 
         A union `OrderPlaced | OrderCancelled` stands for its classes, and a base class without events of its own, `class OrderEvent(Event, ABC)`, for
@@ -137,19 +130,38 @@ class Subscriptions:
         transaction at once, in order per stream, which suits one statement for many rows. When it fails, the list is halved until the event at
         fault stands alone.
 
+        With `category="order"` instead of classes it gets everything of the category: `(event: RecordedEvent)` as it is in the log, whatever its
+        type; `(event: Event)` as the class of its type, and what has no class here is a dead letter.
+
         The function stays what it is, so that tests can call it. Its qualified name identifies it in dead letters and idempotency keys.
 
         Args:
+            category: all streams of this category, in place of event classes.
             options: `retry` and `on_error` say what becomes of messages that fail, `copy_dead_letters_to` who hears of it; see `HandlerOptions`.
         Raises:
             UsageError: at import, when the function cannot be a handler of these events.
         """
+        if category is not None:
+            return self.on_category(category, event_classes, **options)
         named = named_classes(event_classes)
         if not named:
             raise UsageError("on() names no event class; write @service.on(OrderPlaced)")
         if len(set(named)) != len(named):
             raise UsageError(f"on({', '.join(c.__name__ for c in named)}) names a class twice")
         return HandlerDecorator(self._add, named, _policy(**options), options.get("lanes", 0))
+
+    def on_category(self, category: str, event_classes: Sequence[object] = (), **options: Unpack[HandlerOptions]) -> CategoryDecorator:
+        """What `on(category=...)` does.
+
+        Raises:
+            UsageError: at import, when there are event classes, too, or no topic can have this name.
+        """
+        if event_classes:
+            raise UsageError(
+                f"on(..., category={category!r}) names event classes, too; everything of a category, or some classes: leave out one"
+            )
+        check_category(category, owner=f"on(category={category!r})")
+        return CategoryDecorator(self._add_to_category, category, _policy(**options), options.get("lanes", 0))
 
     def on_topic(
         self,
@@ -158,8 +170,10 @@ class Subscriptions:
         *,
         format: str = "json",  # noqa: A002 - the user's word
         schemas: FindsSchemas | None = None,
+        **options: Unpack[HandlerOptions],
     ) -> HandlerDecorator[E1]:
         """Register a handler of a foreign topic's records; see `Service.on_topic`."""
+        policy = _policy("on_topic", **options)
         _check_event_class(event_class)
         declared = ForeignTopic.of(topic, event_class, format, schemas)
         known = self.foreign.setdefault(topic, declared)
@@ -168,7 +182,7 @@ class Subscriptions:
                 f"on_topic({topic!r}, {event_class.__name__}, format={format!r}): the topic was declared before as {known.event_class.__name__} in "
                 f"{known.format}; one topic holds records of one class and format"
             )
-        return HandlerDecorator(lambda handler: self._add_foreign(handler, declared), (event_class,))
+        return HandlerDecorator(lambda handler: self._add_foreign(handler, declared), (event_class,), policy, options.get("lanes", 0))
 
     @property
     def handlers(self) -> tuple[Handler, ...]:
@@ -178,7 +192,8 @@ class Subscriptions:
     @property
     def event_classes(self) -> tuple[type[Event], ...]:
         """Every class that somebody handles, but those of foreign topics."""
-        return tuple(route.event_class for event_type, route in self._routes.items() if event_type == route.event_class.event_type)
+        named = [(event_type, route.event_class) for event_type, route in self._routes.items()]
+        return tuple(found for event_type, found in named if found is not None and event_type == found.event_type)
 
     @property
     def lane_counts(self) -> dict[str, int]:
@@ -192,7 +207,8 @@ class Subscriptions:
 
     def topics_with(self, prefix: str) -> tuple[str, ...]:
         """The same, as they are named for a log outside the default schema."""
-        own = {topic_of(event_class.event_category, prefix) for event_class in self.event_classes}
+        categories = {event_class.event_category for event_class in self.event_classes} | self._of_category.keys()
+        own = {topic_of(category, prefix) for category in categories}
         if both := sorted(own & self.foreign.keys()):
             raise UsageError(
                 f"the topic {both[0]!r} is one of Headwater's own, which on(...) reads; on_topic(...) is for other producers' topics"
@@ -201,8 +217,26 @@ class Subscriptions:
 
     @property
     def routes(self) -> dict[str, Route]:
-        """By type of event."""
+        """By type of event; without the handlers of whole categories."""
         return self._routes
+
+    def routes_of(self, category: str) -> Routes:
+        """What to do with the events of a category."""
+        handlers = self._of_category.get(category)
+        if handlers is None:
+            return Routes(self._routes)
+        merged = {
+            event_type: Route(route.event_class, self._in_order((*route.handlers, *handlers))) for event_type, route in self._routes.items()
+        }
+        return Routes(merged, Route(None, handlers))
+
+    def routes_in(self, topic: str, prefix: str = "") -> Routes:
+        """The same for a topic, or what the log's events of one category are called in its place."""
+        return self.routes_of(topic.removeprefix(LOG_TOPIC_PREFIX) if topic.startswith(LOG_TOPIC_PREFIX) else topic.removeprefix(prefix))
+
+    def _in_order(self, handlers: Iterable[Handler]) -> tuple[Handler, ...]:
+        chosen = {handler.name: handler for handler in handlers}
+        return tuple(chosen[name] for name in self._handlers if name in chosen)
 
     def __len__(self) -> int:
         return len(self._handlers)
@@ -218,6 +252,9 @@ class Subscriptions:
             event_type: Route(route.event_class, tuple(bound._handlers[handler.name] for handler in route.handlers))
             for event_type, route in self._routes.items()
         }
+        bound._of_category = {
+            category: tuple(bound._handlers[handler.name] for handler in handlers) for category, handlers in self._of_category.items()
+        }
         return bound
 
     def _refuse_second(self, handler: Handler) -> None:
@@ -231,6 +268,12 @@ class Subscriptions:
         self._handlers[handler.name] = handler
         known = self._routes.get(topic.event_type)
         self._routes[topic.event_type] = Route(topic.event_class, (*(known.handlers if known else ()), handler))
+
+    def _add_to_category(self, handler: Handler) -> None:
+        self._refuse_second(handler)
+        assert handler.category is not None, "it was checked as a handler of one"
+        self._handlers[handler.name] = handler
+        self._of_category[handler.category] = (*self._of_category.get(handler.category, ()), handler)
 
     def _add(self, handler: Handler) -> None:
         self._refuse_second(handler)
@@ -250,17 +293,25 @@ class Subscriptions:
 # -- checks at import --------------------------------------------------------------------------------------------------
 
 
-def _policy(**options: Unpack[HandlerOptions]) -> HandlerPolicy:
+def _register_checked(handler: Handler, register: Callable[[Handler], None], policy: HandlerPolicy, lanes: int) -> None:
+    if handler.takes_batch and lanes:
+        raise UsageError(f"the handler {handler.name} takes a list, and lanes give it one event at a time; leave out one of them")
+    register(replace(handler, policy=policy, lanes=lanes))
+
+
+def _policy(decorator: str = "on", /, **options: Unpack[HandlerOptions]) -> HandlerPolicy:
     if unknown := options.keys() - HandlerOptions.__annotations__.keys():
         known = ", ".join(HandlerOptions.__annotations__)
-        raise UsageError(f"on() knows no option {', '.join(sorted(unknown))}; there are: {known}")
+        raise UsageError(f"{decorator}() knows no option {', '.join(sorted(unknown))}; there are: {known}")
     lanes: Any = options.get("lanes", 0)
     if lanes is True or not isinstance(lanes, int) or not 0 <= lanes <= LANES_MAX:
-        raise UsageError(f"on(..., lanes={lanes!r}) must be a number from 1 to {LANES_MAX}: so many streams of a partition at once")
+        raise UsageError(
+            f"{decorator}(..., lanes={lanes!r}) must be a number from 1 to {LANES_MAX}: so many streams of a partition at once"
+        )
     copy_to: Any = options.get("copy_dead_letters_to")
     if copy_to is not None and not (isinstance(copy_to, type) and issubclass(copy_to, MessageDeadLettered)):
         raise UsageError(
-            f"on(..., copy_dead_letters_to={copy_to!r}) must be MessageDeadLettered, or a subclass of it with a category of its own"
+            f"{decorator}(..., copy_dead_letters_to={copy_to!r}) must be MessageDeadLettered, or a subclass of it with a category of its own"
         )
     return checked_policy(options.get("retry"), options.get("on_error"), copy_to)
 
@@ -302,6 +353,23 @@ def _check_event_class(event_class: object) -> None:
 
 
 def _checked_handler(function: Callable[..., Any], event_classes: tuple[type[Event], ...]) -> Handler:
+    handler, events = _read_handler(function)
+    _check_event_annotation(handler.name, events, event_classes)
+    return replace(handler, event_classes=event_classes)
+
+
+def _checked_category_handler(function: Callable[..., Any], category: str) -> Handler:
+    handler, events = _read_handler(function)
+    if events.annotation not in (Event, RecordedEvent, Any, events.empty):
+        raise UsageError(
+            f"the handler {handler.name} gets everything of the category {category!r}: annotate its parameter {events.name!r} as RecordedEvent, for "
+            "events as they are in the log, or as Event, for events of their classes; for some classes alone name them: on(OrderPlaced, OrderPaid)"
+        )
+    return replace(handler, category=category, takes_recorded=events.annotation is RecordedEvent)
+
+
+def _read_handler(function: Callable[..., Any]) -> tuple[Handler, inspect.Parameter]:
+    """What a function says of itself, and its parameter for one event."""
     name = getattr(function, "__qualname__", None)
     if not isinstance(name, str):
         raise UsageError(f"{function!r} has no name of its own to be known by; register a function written with `async def`")
@@ -310,17 +378,17 @@ def _checked_handler(function: Callable[..., Any], event_classes: tuple[type[Eve
     parameters, needed = _parameters(function, name)
     events = parameters[0]
     takes_batch = get_origin(events.annotation) is list
-    _check_event_annotation(name, events.replace(annotation=get_args(events.annotation)[0]) if takes_batch else events, event_classes)
     if len(parameters) == 2:
         _check_context_annotation(name, parameters[1], BatchContext if takes_batch else Context)
-    return Handler(
+    handler = Handler(
         name=name,
         function=function,
         takes_context=len(parameters) == 2,
-        event_classes=event_classes,
+        event_classes=(),
         needs=_needs(needed, name),
         takes_batch=takes_batch,
     )
+    return handler, events.replace(annotation=get_args(events.annotation)[0]) if takes_batch else events
 
 
 def _parameters(function: Callable[..., Any], name: str) -> tuple[Sequence[inspect.Parameter], Sequence[inspect.Parameter]]:

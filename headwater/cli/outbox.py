@@ -1,4 +1,4 @@
-"""`headwater outbox`: how far the log got into Kafka."""
+"""`headwater outbox`: how far the log got into Kafka, and into how many partitions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
+from headwater.cli.add_partitions import add_partitions_command
 from headwater.cli.database import open_database
 from headwater.cli.output import JsonOption, LimitOption, print_json, print_table, shown
 from headwater.cli.running import run_async
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 PARTITIONS_DEFAULT: Final = 100
 """Partitions that `status` prints for people."""
 
-outbox_commands = typer.Typer(no_args_is_help=True, help="Look at the way from the log to Kafka. Example: `headwater outbox status`")
+outbox_commands = typer.Typer(no_args_is_help=True, help="The way from the log to Kafka. Example: `headwater outbox status`")
+outbox_commands.command("add-partitions")(add_partitions_command)
 
 
 @outbox_commands.command("status")

@@ -143,7 +143,7 @@ async def _examine_kafka(settings: Settings, topics: Iterable[str]) -> list[Find
         )
         return [unreached]
     replicas, in_sync = settings.topic_replication_factor, settings.topic_min_insync_replicas
-    facts = KafkaFacts(cluster, kafka.bootstrap, replicas, in_sync, frozenset({SCHEMAS_TOPIC}))
+    facts = KafkaFacts(cluster, kafka.bootstrap, replicas, in_sync, kafka.security.has_tls, frozenset({SCHEMAS_TOPIC}))
     return [KAFKA_REACHED.ok(kafka.address), *_judged(KAFKA_CHECKS, facts)]
 
 

@@ -173,6 +173,8 @@ class KafkaFacts:
     """Of topics that Headwater makes; -1 takes the broker's default."""
     topic_min_insync_replicas: int | None = None
     """Of the same; None takes the broker's default."""
+    is_encrypted: bool = True
+    """Whether clients speak TLS to it."""
     compacted_topics: frozenset[str] = frozenset()
     """Those that compaction does no harm: the newest record of a key is all they are read for."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
 from typing import Final
 
 from headwater.doctor.facts import KafkaFacts
@@ -40,6 +41,29 @@ def addresses(verdict: Verdict, facts: KafkaFacts) -> Iterator[Finding]:
         )
     else:
         yield verdict.ok(f"{len(facts.bootstrap)} for {brokers} brokers")
+
+
+@check("kafka-encryption", expected="TLS to every broker on another machine")
+def encryption(verdict: Verdict, facts: KafkaFacts) -> Iterator[Finding]:
+    far = [address for address in facts.bootstrap if not _is_loopback(address)]
+    if facts.is_encrypted:
+        yield verdict.ok("TLS")
+    elif not far:
+        yield verdict.ok("no TLS, and none of the addresses leaves this machine")
+    else:
+        yield verdict.warning(
+            f"no TLS to {', '.join(far[:NAMED_MAX])}{' …' if len(far) > NAMED_MAX else ''}",
+            cost="Whoever is on the way reads and changes events, and learns the password of a login by SASL/PLAIN.",
+            remedy="HEADWATER_KAFKA_SECURITY_PROTOCOL=SSL or SASL_SSL, and kafka_ssl_cafile where the authority is your own (docs/configuration.md).",
+        )
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 @check("replication-factor", expected=f"{REPLICAS_WANTED} replicas of each topic")
@@ -278,6 +302,7 @@ def _days(name: str, value: str) -> str:
 KAFKA_CHECKS: Final[tuple[Check[KafkaFacts], ...]] = (
     version,
     addresses,
+    encryption,
     replication_factor,
     min_insync_replicas,
     unclean_leader_election,

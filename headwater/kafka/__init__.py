@@ -30,6 +30,7 @@ from headwater.kafka.envelope import (
     topic_of,
 )
 from headwater.kafka.errors import BrokerDenied, translate_kafka_errors
+from headwater.kafka.groups import GroupFacts, inspect_groups
 from headwater.kafka.inspection import FETCH_VERSION_OF_3_5, ClusterFacts, PartitionFacts, TopicFacts, inspect_cluster
 from headwater.kafka.partitions import Partition, partition_of
 from headwater.kafka.producer import FencedProducer, RecordBatch
@@ -62,6 +63,7 @@ __all__ = [
     "EncodedValue",
     "Envelope",
     "FencedProducer",
+    "GroupFacts",
     "KafkaSecurity",
     "KafkaSettings",
     "KafkaTopics",
@@ -85,6 +87,7 @@ __all__ = [
     "encode_envelope",
     "event_topic",
     "inspect_cluster",
+    "inspect_groups",
     "json_text",
     "kind_of",
     "open_reader",

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import aiokafka.errors as kafka
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from headwater.clock import SYSTEM_CLOCK, Clock
@@ -79,6 +79,24 @@ class KafkaTopics:
                 await self._clock.sleep(_POLL_SECONDS)
                 found = await self._partitions(admin, wanted)
         return {name: len(found[name]) for name in wanted}
+
+    async def add_partitions(self, name: str, count: int) -> None:
+        """Give a topic as many partitions in all, and return once every one has a leader; does nothing where it has them.
+
+        Raises:
+            BrokerUnavailable: not done in time.
+            ConfigurationError: Kafka refuses; the message has its reason.
+        """
+        async with self._admin() as admin:
+            found = await self._partitions(admin, [name])
+            if len(found.get(name, ())) < count:
+                try:
+                    await admin.create_partitions({name: NewPartitions(total_count=count)})
+                except (kafka.InvalidPartitionsError, kafka.PolicyViolationError, kafka.InvalidReplicationAssignmentError) as error:
+                    raise ConfigurationError(f"Kafka refuses {count} partitions for the topic {name!r}: {error}") from error
+            while len(found.get(name, ())) < count or not _are_led(found, [name]):
+                await self._clock.sleep(_POLL_SECONDS)
+                found = await self._partitions(admin, [name])
 
     async def _partitions(self, admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[int, int]]:
         """The leader of each partition of each topic that exists."""

@@ -22,14 +22,16 @@ What can fail, and what then happens:
 - Kafka lost acknowledged records, or a topic was made anew: the partition is rewound and filled again (`partition_rewound`);
 - Kafka refuses a record, or one cannot be encoded: its partition stands still with an alarm (`partition_stopped`) and is tried again; the
   relay never skips (rule 15), other partitions go on, and only its shard's checkpoint waits;
-- a topic's number of partitions changed (`RelayStopped`), or the log lost events that are in Kafka already (`LogDiverged`): everything stands
-  still with an alarm.
+- a topic's number of partitions changed and nobody said so here (`RelayStopped`; `dividing` is the way), or the log lost events that are in
+  Kafka already (`LogDiverged`): everything stands still with an alarm.
 """
 
+from headwater.outbox.dividing import AddedPartitions, DividesTopics, PartitionAdding, TopicContent, TopicNotDrained
 from headwater.outbox.inspection import OutboxStatus, PartitionFacts, ShardFacts, read_outbox_status
 from headwater.outbox.kafka import KafkaRelayBroker
 from headwater.outbox.options import RelayOptions
 from headwater.outbox.ports import (
+    Division,
     FencedWriter,
     PartitionPosition,
     RelayBatch,
@@ -62,11 +64,15 @@ __all__ = [
     "SCHEDULED_BYTES_MAX",
     "SCHEDULED_LISTED_MAX",
     "SHARDS",
+    "AddedPartitions",
     "Cancellation",
+    "DividesTopics",
+    "Division",
     "DueTime",
     "FencedWriter",
     "KafkaRelayBroker",
     "OutboxStatus",
+    "PartitionAdding",
     "PartitionFacts",
     "PartitionPosition",
     "PostgresRelayPositions",
@@ -87,6 +93,8 @@ __all__ = [
     "ShardFacts",
     "ShardStatus",
     "TailReader",
+    "TopicContent",
+    "TopicNotDrained",
     "outbox_stream",
     "read_outbox_status",
     "shard_of",

@@ -23,8 +23,9 @@ from headwater.outbox.options import (
     SLICE_EVENTS_FIRST,
     UNACKNOWLEDGED_BYTES_MAX,
 )
-from headwater.outbox.ports import RelaySource
+from headwater.outbox.ports import Division, RelaySource
 from headwater.outbox.pump import Pump, RelayParts
+from headwater.outbox.shards import count_at
 
 NEAR_EVENTS: Final = 25_000
 """Positions that a feed goes back for a pump: a fraction of a second of reading. A pump further behind gets a feed of its own."""
@@ -111,6 +112,9 @@ class LogFeed:
         self._parts, self._pool, self.identity, self.position = parts, pool, identity, position
         self.pumps: list[Pump] = []
         self._partition_counts: dict[str, int] = {}
+        self._divisions: dict[str, Sequence[Division]] = {}
+        self._divided_through = 0
+        """Up to here, some topic's events are divided as they were before it was given more partitions."""
         self._lanes: dict[Partition, Lane] = {}
         self._lane_of_stream: dict[str, Lane | None] = {}
         self._loaded: dict[Partition, Lane] = {}
@@ -139,11 +143,13 @@ class LogFeed:
         self._progress.set()
 
     def _look_at_pumps(self) -> None:
-        self._partition_counts, self._lanes = {}, {}
+        self._partition_counts, self._lanes, self._divisions = {}, {}, {}
         for pump in self.pumps:
             self._partition_counts.update(pump.partition_counts)
+            self._divisions.update(pump.divisions)
             self._lanes.update(pump.lanes)
         self._lane_of_stream.clear()
+        self._divided_through = max((each.through.global_position for found in self._divisions.values() for each in found), default=0)
 
     async def run(self) -> None:
         """Read for as long as there are pumps; what fails here fails them all."""
@@ -244,8 +250,9 @@ class LogFeed:
         for pump in self.pumps:
             pump.open_slice(end)
         loaded, locate = self._loaded, self._locator(events)
+        is_old = events[0].global_position <= self._divided_through
         for event in events:
-            lane = self._lane(event.stream_name)
+            lane = self._lane_before(event) if is_old else self._lane(event.stream_name)
             if lane is not None:
                 position = locate(event.global_position)
                 if position > lane.tail:
@@ -271,6 +278,13 @@ class LogFeed:
                 self._lane_of_stream.clear()
             self._lane_of_stream[stream_name] = lane
             return lane
+
+    def _lane_before(self, event: RecordedEvent) -> Lane | None:
+        """Where an event goes, or went, while its topic had fewer partitions; read again only where Kafka lost some."""
+        topic = topic_of(category_of(event.stream_name), self._parts.options.topic_prefix)
+        position = self.identity.locate(event.global_position)
+        count = count_at(position, self._divisions.get(topic, ()), self._partition_counts[topic])
+        return self._lanes.get(Partition(topic, partition_of(event.stream_name.encode(), count)))
 
     async def _wait_until(self, unacknowledged_bytes_max: int) -> None:
         while sum(pump.unacknowledged_bytes for pump in self.pumps) > unacknowledged_bytes_max:

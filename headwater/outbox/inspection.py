@@ -56,7 +56,7 @@ class OutboxStatus:
     horizon: int
     shards: tuple[ShardFacts, ...]
     topics: dict[str, int]
-    """Partitions of each topic when it was first relayed to."""
+    """Partitions of each topic."""
     partitions: tuple[PartitionFacts, ...]
 
 

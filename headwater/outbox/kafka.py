@@ -21,6 +21,14 @@ class KafkaRelayBroker:
         """Make what is missing; the number of partitions of each."""
         return await self._topics.ensure(names)
 
+    async def count_partitions(self, topic: str) -> int | None:
+        """How many the topic has; None where there is none."""
+        return (await self._topics.describe([topic])).get(topic)
+
+    async def add_partitions(self, topic: str, count: int) -> None:
+        """Give it as many in all; returns once every one has a leader."""
+        await self._topics.add_partitions(topic, count)
+
     async def fence(self, transactional_id: str, partitions: Sequence[Partition]) -> KafkaWriter:
         """Shut every earlier writer with this id out of these partitions."""
         return KafkaWriter(

@@ -23,6 +23,17 @@ class PartitionPosition:
 
 
 @dataclass(frozen=True, slots=True)
+class Division:
+    """How a topic was divided before it was given more partitions."""
+
+    through: LogPosition
+    """Up to here, counted from the division before."""
+    partition_count: int
+    tails: Mapping[int, LogPosition] = field(default_factory=dict[int, LogPosition])
+    """The last position in each partition, by number, that had any."""
+
+
+@dataclass(frozen=True, slots=True)
 class RelayProgress:
     """What relays remember of a shard, and of all partitions."""
 
@@ -30,7 +41,9 @@ class RelayProgress:
     """Every event at or below is acknowledged in Kafka."""
     positions: Mapping[Partition, PartitionPosition] = field(default_factory=dict[Partition, PartitionPosition])
     topics: Mapping[str, int] = field(default_factory=dict[str, int])
-    """The number of partitions each topic had when it was first relayed to."""
+    """The number of partitions of each topic."""
+    divisions: Mapping[str, Sequence[Division]] = field(default_factory=dict[str, Sequence[Division]])
+    """Of those that were given more, how their earlier events are divided; the earliest first."""
     predecessor: str | None = None
     """The shard of an earlier division whose relay must be fenced off this one's partitions, too."""
 
@@ -65,6 +78,17 @@ class RelayPositions(Protocol):
 
     async def record_topics(self, partition_counts: Mapping[str, int]) -> None:
         """Remember topics at their first use."""
+        ...
+
+    async def divide_topic(self, leases: Sequence[Lease], topic: str, partition_count: int, before: Division) -> None:
+        """Divide what comes next in a topic among more partitions.
+
+        Args:
+            leases: of all shards, so that nobody relays meanwhile.
+            before: how it was divided up to the last position that is in it.
+        Raises:
+            RelayFenced: a lease is another's, or the topic was divided by somebody else; nothing was saved.
+        """
         ...
 
     async def save(self, shard: str, lease: Lease, relayed_through: Checkpoint, moved: Mapping[Partition, PartitionPosition]) -> None:

@@ -17,7 +17,7 @@ from headwater.metrics import NO_METRICS, RELAY_EVENTS, Metrics
 from headwater.outbox.doorbell import Doorbell
 from headwater.outbox.lanes import Lane, Ledger, SliceMark, StopList, acknowledged
 from headwater.outbox.options import RelayOptions
-from headwater.outbox.ports import FencedWriter, PartitionPosition, RelayBroker, RelayPositions, RelaySource
+from headwater.outbox.ports import Division, FencedWriter, PartitionPosition, RelayBroker, RelayPositions, RelaySource
 from headwater.randomness import Randomness
 from headwater.telemetry import logger
 
@@ -74,6 +74,8 @@ class Pump:
         """
         self._parts, self._holding, self.identity, self._writer, self._stops = parts, holding, identity, writer, stops
         self.partition_counts: Final = partition_counts
+        self.divisions: Mapping[str, Sequence[Division]] = {}
+        """Of topics that were given more partitions, how their earlier events are divided."""
         self._records = RecordEncoder(identity.log_id, source=parts.event_source)
         self.lanes: dict[Partition, Lane] = {}
         self._ledger = Ledger(start)

@@ -55,6 +55,9 @@ class ShardOpening:
             await self._fence_predecessor(identity, progress.predecessor, partitions)
         writer = await parts.broker.fence(transactional_id(identity, shard), partitions) if partitions else None
         try:
+            # Whoever adds partitions fences us afterwards; if that came first, we must not go on with what we saw before.
+            if await self._topics.ensure(set(counts)) != counts:
+                raise RelayFenced("a topic was given more partitions meanwhile")
             _log.info("relay_fenced", shard=shard, term=term, partition_count=len(partitions))
             pump = await self._look(identity, progress, partitions, writer, counts)
             _log.info("relay_started", shard=shard, term=term, log_id=str(identity.log_id), after=pump.routed_through.global_position)
@@ -74,6 +77,7 @@ class ShardOpening:
         tails: Mapping[Partition, Tail] = await self._tails(identity, progress, partitions) if partitions else dict[Partition, Tail]()
         start = await self._begin(progress, tails)
         pump = Pump(self._parts, self._holding, identity, writer, self._stops, counts, start)
+        pump.divisions = progress.divisions
         for partition, tail in tails.items():
             pump.add_lane(partition, tail.position)
         return pump
@@ -95,10 +99,7 @@ class ShardOpening:
         counts = await self._topics.ensure(topics)
         for topic, count in counts.items():
             if (was := progress.topics.get(topic, count)) != count:
-                raise RelayStopped(
-                    f"the topic {topic!r} had {was} partitions when it was first relayed to and has {count} now: streams would change their "
-                    "partition and lose their order. Make the topic anew with the first number; it is filled again from the log"
-                )
+                raise RelayStopped(_not_as_before(topic, was, count))
         if new := {topic: count for topic, count in counts.items() if topic not in progress.topics}:
             await self._parts.positions.record_topics(new)
         return counts
@@ -125,6 +126,14 @@ class ShardOpening:
         moved = {partition: PartitionPosition(tail.position, tail.offset) for partition, tail in rewound.items()}
         await self._parts.positions.save(self._shard, self._holding.lease, start, moved)
         return start
+
+
+def _not_as_before(topic: str, was: int, count: int) -> str:
+    moved = f"the topic {topic!r} had {was} partitions when it was relayed to and has {count} now: streams would change their partition and lose their order. "
+    anew = f"make the topic anew with {was}; it is filled again from the log"
+    if count < was:
+        return f"{moved}{anew[0].upper()}{anew[1:]}"
+    return f"{moved}If more are wanted, end all relays and run: headwater outbox add-partitions {topic} --partitions {count}. Else {anew}"
 
 
 def _partitions(counts: Mapping[str, int]) -> list[Partition]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 from zlib import crc32
 
 from headwater.eventstore import LogIdentity
 from headwater.kafka import Partition
+from headwater.messages import LogPosition
+from headwater.outbox.ports import Division
 
 SHARD_COUNT: Final = 6
 """As many as a topic has partitions unless told otherwise, so that every shard has work from every topic; divides evenly among 1, 2, 3 and 6 relays.
@@ -21,6 +24,11 @@ RELAY_GROUP: Final = "relay"
 def shard_of(partition: Partition) -> str:
     """Whose work a partition is. Neighbours in a topic go to different shards, and topics begin at different ones."""
     return SHARDS[(crc32(partition.topic.encode()) + partition.number) % SHARD_COUNT]
+
+
+def count_at(position: LogPosition, divisions: Sequence[Division], partition_count: int) -> int:
+    """Among how many partitions the event at this position is divided."""
+    return next((before.partition_count for before in divisions if position <= before.through), partition_count)
 
 
 def transactional_id(identity: LogIdentity, shard: str) -> str:

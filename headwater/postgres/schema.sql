@@ -1220,6 +1220,16 @@ CREATE TABLE headwater.relay_checkpoints (
 )
 WITH (fillfactor='50');
 
+CREATE TABLE headwater.relay_divisions (
+    topic text NOT NULL,
+    through_epoch bigint NOT NULL,
+    through_position bigint NOT NULL,
+    partition_count integer NOT NULL,
+    tails jsonb NOT NULL,
+    divided_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT relay_divisions_partition_count_positive CHECK ((partition_count > 0))
+);
+
 CREATE TABLE headwater.relay_positions (
     topic text NOT NULL,
     partition_number integer NOT NULL,
@@ -1434,6 +1444,9 @@ ALTER TABLE ONLY headwater.projections
 
 ALTER TABLE ONLY headwater.relay_checkpoints
     ADD CONSTRAINT relay_checkpoints_pkey PRIMARY KEY (shard);
+
+ALTER TABLE ONLY headwater.relay_divisions
+    ADD CONSTRAINT relay_divisions_pkey PRIMARY KEY (topic, through_epoch, through_position);
 
 ALTER TABLE ONLY headwater.relay_positions
     ADD CONSTRAINT relay_positions_pkey PRIMARY KEY (topic, partition_number);

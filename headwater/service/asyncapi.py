@@ -61,9 +61,7 @@ def asyncapi_document(service: Service, *, api_version: str = API_VERSION_DEFAUL
     carried = _carried(service)
     received = set(service.subscriptions.event_classes)
     own = {event_class for each in service.projections.values() for event_class in definition_of(each).event_classes}
-    by_topic: dict[str, list[_Carried]] = {}
-    for each in carried.values():
-        by_topic.setdefault(each.topic, []).append(each)
+    by_topic = _by_topic(service, carried)
     sent = {
         topic: leaving
         for topic, members in sorted(by_topic.items())
@@ -76,7 +74,7 @@ def asyncapi_document(service: Service, *, api_version: str = API_VERSION_DEFAUL
         "defaultContentType": _content_type(service.values),
         "channels": {topic: _channel(topic, members) for topic, members in sorted(by_topic.items())},
         "operations": {
-            **_receiving(service, carried),
+            **_receiving(service, carried, by_topic),
             **{f"send.{topic}": _operation("send", topic, leaving) for topic, leaving in sent.items()},
         },
         "components": {
@@ -118,6 +116,17 @@ def _carried(service: Service) -> dict[str, _Carried]:
     return found
 
 
+def _by_topic(service: Service, carried: Mapping[str, _Carried]) -> dict[str, list[_Carried]]:
+    """The messages of each topic; none where a handler takes everything of a category whose classes nobody registered."""
+    prefix = topic_prefix(service.current_settings().log_schema)
+    by_topic: dict[str, list[_Carried]] = {
+        topic_of(handler.category, prefix): [] for handler in service.subscriptions if handler.category is not None
+    }
+    for each in carried.values():
+        by_topic.setdefault(each.topic, []).append(each)
+    return by_topic
+
+
 def _content_type(values: str) -> str:
     return (AVRO_CONTENT if values == "avro" else JSON_CONTENT).decode()
 
@@ -130,14 +139,19 @@ def _channel(topic: str, members: Iterable[_Carried]) -> dict[str, Any]:
     }
 
 
-def _receiving(service: Service, carried: Mapping[str, _Carried]) -> dict[str, Any]:
+def _receiving(service: Service, carried: Mapping[str, _Carried], members_of: Mapping[str, list[_Carried]]) -> dict[str, Any]:
     """An operation for each handler on each of its topics."""
-    group = topic_prefix(service.current_settings().log_schema) + service.name
+    prefix = topic_prefix(service.current_settings().log_schema)
+    group = prefix + service.name
     by_handler: dict[str, dict[str, list[_Carried]]] = {handler.name: {} for handler in service.subscriptions.handlers}
     for route_name, route in service.subscriptions.routes.items():
         for handler in route.handlers:
             taken = carried[route_name]
             by_handler[handler.name].setdefault(taken.topic, []).append(taken)
+    for handler in service.subscriptions.handlers:
+        if handler.category is not None:
+            topic = topic_of(handler.category, prefix)
+            by_handler[handler.name][topic] = [each for each in members_of[topic] if not each.is_foreign]
     operations: dict[str, Any] = {}
     for handler in service.subscriptions.handlers:
         by_topic = by_handler[handler.name]

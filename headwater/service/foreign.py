@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal, TypeAlias, TypeVar, get_args
+from typing import Literal, TypeAlias, TypeVar, Unpack, get_args
 
-from headwater.bus import FindsSchemas, ForeignFormat, HandlerDecorator, Subscriptions
+from headwater.bus import FindsSchemas, ForeignFormat, HandlerDecorator, HandlerOptions, Subscriptions
 from headwater.errors import UsageError
 from headwater.kafka import JSON_ENCODER, EncodedValue, ValueEncoder
 from headwater.messages import Event, RecordedEvent, category_of, check_category
+from headwater.service.events import ServiceEvents
 
 EventT = TypeVar("EventT", bound=Event)
 
@@ -21,6 +22,7 @@ class ForeignTopics:
     """The part of a service that deals with other producers and consumers."""
 
     subscriptions: Subscriptions
+    events: ServiceEvents
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,6 +52,7 @@ class ForeignTopics:
         *,
         format: ForeignFormat = "json",  # noqa: A002 - the user's word
         schemas: FindsSchemas | None = None,
+        **options: Unpack[HandlerOptions],
     ) -> HandlerDecorator[EventT]:
         """Register a handler of a topic that is not Headwater's: each record's value is read as this class, fields that it lacks are passed over.
 
@@ -62,10 +65,14 @@ class ForeignTopics:
             format: `json`: UTF-8 text; `avro`: the Confluent wire format.
             schemas: the registry that knows the ids in Avro values: an object with `async def find(schema_id) -> str | None`. Without one, the schemas
                 that Headwater's services publish in the cluster.
+            options: as of `on`: `retry`, `on_error`, `copy_dead_letters_to`, and `lanes`, which run so many record keys at once.
         Raises:
             UsageError: at import, when the function cannot be a handler of these records, or the topic was declared otherwise before.
         """
-        return self.subscriptions.on_topic(topic, event_class, format=format, schemas=schemas)
+        decorator = self.subscriptions.on_topic(topic, event_class, format=format, schemas=schemas, **options)
+        if copy_class := options.get("copy_dead_letters_to"):
+            self.events.register(copy_class)
+        return decorator
 
 
 def encoder_by_category(values: Values, formats: Mapping[str, Values], make_avro: Callable[[], ValueEncoder]) -> ValueEncoder:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from headwater.bus import (
     LANE_TRANSACTIONS_MAX,
+    CategoryDecorator,
     DeadLetters,
     HandlerDecorator,
     HandlerOptions,
@@ -134,9 +135,13 @@ class Service(DefinesSchedules, ForeignTopics, KeepsReadModels, SurroundsHandler
         self, first: type[E1], second: type[E2], third: type[E3], /, **options: Unpack[HandlerOptions]
     ) -> HandlerDecorator[E1 | E2 | E3]: ...
     @overload
+    def on(self, *, category: str, **options: Unpack[HandlerOptions]) -> CategoryDecorator: ...
+    @overload
     def on(self, *event_classes: type[Event] | UnionType, **options: Unpack[HandlerOptions]) -> HandlerDecorator[Any]: ...
-    def on(self, *event_classes: type[Event] | UnionType, **options: Unpack[HandlerOptions]) -> HandlerDecorator[Any]:
-        """Register an `async def handler(event)` or `(event, context)` for these event classes; or one that takes a list of them, see docs/handlers.md.
+    def on(
+        self, *event_classes: type[Event] | UnionType, category: str | None = None, **options: Unpack[HandlerOptions]
+    ) -> HandlerDecorator[Any] | CategoryDecorator:
+        """Register an `async def handler(event)` or `(event, context)` for these event classes, or for everything of a category; see docs/handlers.md.
 
         Its effects on the database and the position in the topic commit together: once, whatever crashes or is delivered again. Effects on
         other systems are not covered; give them `context.idempotency_key`.
@@ -145,13 +150,18 @@ class Service(DefinesSchedules, ForeignTopics, KeepsReadModels, SurroundsHandler
         `on_error` say otherwise: `@service.on(OrderPlaced, on_error={PaymentDown: Park(), ValueError: DeadLetterIt()})`; see docs/retries.md.
 
         Args:
+            category: instead of event classes; the handler takes a `RecordedEvent`, or an `Event`, and then a type without a class is a dead letter.
             options: see `headwater.bus.HandlerOptions`.
         Raises:
             UsageError: at import, when the function cannot be a handler of these events, or an option means nothing.
         """
-        decorator = self.subscriptions.on(*event_classes, **options)
-        for event_class in named_classes(event_classes):
-            self.events.register(event_class)
+        decorator: HandlerDecorator[Any] | CategoryDecorator
+        if category is not None:
+            decorator = self.subscriptions.on_category(category, event_classes, **options)
+        else:
+            decorator = self.subscriptions.on(*event_classes, **options)
+            for event_class in named_classes(event_classes):
+                self.events.register(event_class)
         if copy_class := options.get("copy_dead_letters_to"):
             self.events.register(copy_class)
         return decorator

@@ -17,6 +17,7 @@ from headwater.bus import (
     ParkedKey,
     ParkedRequest,
     PartitionPosition,
+    TopicDivision,
 )
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import NotFoundError, StorageUnavailable, TransactionConflict, UsageError, WrongExpectedVersion
@@ -35,6 +36,7 @@ from headwater.messages import (
     AppendResult,
     Event,
     ExpectedVersion,
+    LogPosition,
     NewEvent,
     RecordedEvent,
     prepare,
@@ -211,6 +213,8 @@ class MemoryEffects:
         self.on_step: Callable[[Step], Awaitable[None]] | None = None
         """Asked at each step of a transaction that changes something; what it raises ends the transaction there."""
         self._positions: dict[tuple[str, Partition], PartitionPosition] = {}
+        self.divisions: dict[str, list[TopicDivision]] = {}
+        """Where topics were given more partitions, by topic."""
         self._lane_marks: dict[tuple[str, Partition], dict[Lane, int]] = {}
         self._turn = asyncio.Lock()
         self._rows = asyncio.Lock()
@@ -263,6 +267,15 @@ class MemoryEffects:
     async def parked_keys(self, group: str, claimed: PartitionPosition, monotonic: float) -> Sequence[ParkedKey]:
         self._require_database()
         return self.parking.load(group, claimed.partition, monotonic)
+
+    async def topic_divisions(self, topic: str) -> Sequence[TopicDivision]:
+        self._require_database()
+        return self.divisions.get(topic, [])
+
+    async def group_marks(self, group: str, topic: str) -> Mapping[int, Mapping[UUID, LogPosition]]:
+        self._require_database()
+        mine = {key: position for key, position in self._positions.items() if key[0] == group and key[1].topic == topic}
+        return {partition.number: position.marks for (_, partition), position in mine.items()}
 
     async def parked_requests(self, group: str, partitions: Sequence[Partition]) -> Sequence[ParkedRequest]:
         self._require_database()

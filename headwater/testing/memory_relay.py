@@ -13,7 +13,8 @@ from headwater.coordination import Lease
 from headwater.errors import BrokerUnavailable, RelayFenced
 from headwater.eventstore import Checkpoint
 from headwater.kafka import JSON_DECODER, Envelope, OffsetRange, Partition, Record, Scan, ValueDecoder, decode_record, provenance_of
-from headwater.outbox import PartitionPosition, RelayBatch, RelayProgress
+from headwater.messages import LOG_START
+from headwater.outbox import Division, PartitionPosition, RelayBatch, RelayProgress
 from headwater.testing.memory_leases import MemoryLeases
 
 BATCH_RECORDS_MAX = 10
@@ -86,6 +87,17 @@ class MemoryRelayBroker:
         for name in names:
             self.topics.setdefault(name, [MemoryPartition() for _ in range(self.partition_count)])
         return {name: len(self.topics[name]) for name in names}
+
+    async def count_partitions(self, topic: str) -> int | None:
+        """How many the topic has."""
+        await self._reach()
+        return len(self.topics[topic]) if topic in self.topics else None
+
+    async def add_partitions(self, topic: str, count: int) -> None:
+        """Give it as many in all."""
+        await self._reach()
+        held = self.topics[topic]
+        held += [MemoryPartition() for _ in range(count - len(held))]
 
     async def fence(self, transactional_id: str, partitions: Sequence[Partition]) -> MemoryWriter:
         """Shut every earlier writer with this id out of these partitions."""
@@ -197,17 +209,29 @@ class MemoryRelayPositions:
         """Of shards whose predecessor was not fenced yet."""
         self.positions: dict[Partition, PartitionPosition] = {}
         self.topics: dict[str, int] = {}
+        self.divisions: dict[str, list[Division]] = {}
 
     async def load(self, shard: str) -> RelayProgress:
         """What was saved last."""
         await self._clock.sleep(0)
         through = self.relayed_through.get(shard, Checkpoint())
-        return RelayProgress(through, dict(self.positions), dict(self.topics), self.predecessors.get(shard))
+        divisions = {topic: tuple(found) for topic, found in self.divisions.items()}
+        return RelayProgress(through, dict(self.positions), dict(self.topics), divisions, self.predecessors.get(shard))
 
     async def record_topics(self, partition_counts: Mapping[str, int]) -> None:
         """Remember topics at their first use."""
         await self._clock.sleep(0)
         self.topics = {**partition_counts, **self.topics}
+
+    async def divide_topic(self, leases: Sequence[Lease], topic: str, partition_count: int, before: Division) -> None:
+        """Divide what comes next in a topic among more partitions."""
+        await self._clock.sleep(0)
+        if not all(self.leases.is_current(lease) for lease in leases) or self.topics.get(topic) != before.partition_count:
+            raise RelayFenced("somebody took a shard, or divided the topic, meanwhile; nothing was recorded")
+        self.topics[topic] = partition_count
+        found = self.divisions.setdefault(topic, [])
+        if before.through > LOG_START and all(each.through != before.through for each in found):
+            found.append(before)
 
     async def save(self, shard: str, lease: Lease, relayed_through: Checkpoint, moved: Mapping[Partition, PartitionPosition]) -> None:
         """Save the checkpoint and the partitions that moved, together."""

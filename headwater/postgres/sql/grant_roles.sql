@@ -37,8 +37,8 @@ GRANT SELECT ON
     TO {reader};
 
 -- Into how many partitions handlers see the log: kept once.
-GRANT SELECT, INSERT ON headwater.log_partitioning TO {writer};
-GRANT SELECT ON headwater.log_partitioning TO {reader};
+GRANT SELECT, INSERT ON headwater.log_partitioning, headwater.relay_divisions TO {writer};
+GRANT SELECT ON headwater.log_partitioning, headwater.relay_divisions TO {reader};
 
 -- The keys of personal data: whoever reads the log does not read these by it.
 GRANT SELECT, INSERT, UPDATE ON headwater.subject_keys TO {writer};

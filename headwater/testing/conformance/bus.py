@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import suppress
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ import pytest
 
 from headwater.bus import Context, RetryPolicy
 from headwater.clock import SYSTEM_CLOCK
-from headwater.messages import CAUSATION_ID, CORRELATION_ID
+from headwater.messages import CAUSATION_ID, CORRELATION_ID, Event, RecordedEvent
 from headwater.randomness import SeededRandomness
 from headwater.testing.conformance.bus_bed import CRASH_POINTS, LIMITS, WAIT_SECONDS, BusBed, Crash, Group, crashing, stopped
 from headwater.testing.waiting import eventually
@@ -115,6 +116,34 @@ class BusConformance:
         async with group.running():
             await group.bed.store.append(f"{group.bed.category}-a", [group.cancelled(number=30)], expected_version=30)
             await group.until_handled({"a": [30]})
+
+    async def test_a_handler_of_a_category_gets_all_of_it_in_the_order_of_each_stream(self, group: Group) -> None:
+        """As it is in the log, whatever its type; and beside the handlers of a class, each once."""
+        both = Group(group.bed, "both")
+
+        @group.subscriptions.on(category=group.bed.category)
+        async def everything(event: RecordedEvent, context: Context) -> None:
+            await group.note_number(json.loads(event.data)["number"], context)
+
+        @both.subscriptions.on(both.placed)
+        async def by_class(event: Any, context: Context) -> None:
+            await both.note(event, context)
+
+        @both.subscriptions.on(category=group.bed.category)
+        async def typed(event: Event, context: Context) -> None:
+            await both.note(event, context)
+
+        await group.place("a", 0, 1)
+        await group.place("b", 0)
+        await group.place_raw("a", '{"number": 2}', event_type="HeardOfNowhere")
+        await group.place("a", 3)
+        async with group.running(), both.running():
+            await group.until_handled({"a": [0, 1, 2, 3], "b": [0]})
+            await both.until_handled({"a": [0, 0, 1, 1, 3, 3], "b": [0, 0]})
+        assert await group.letters() == []
+        (letter,) = await both.letters()
+        assert (letter.event_type, letter.error_type) == ("HeardOfNowhere", "headwater.errors.UnknownEventType")
+        assert str(letter.handler_name).endswith("typed")
 
     async def test_every_group_gets_every_event(self, group: Group) -> None:
         other = Group(group.bed, "two")

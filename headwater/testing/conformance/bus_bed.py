@@ -82,14 +82,19 @@ class Group:
                 return
         raise AssertionError("the store is away for good")
 
-    async def place_raw(self, stream: object, data: str) -> None:
-        """Append an event whose data need not fit its class."""
-        await self.bed.store.append(f"{self.bed.category}-{stream}", [NewEvent(self.placed.event_type, data)], expected_version=ANY)
+    async def place_raw(self, stream: object, data: str, *, event_type: str | None = None) -> None:
+        """Append an event whose data need not fit its class; with a type, one that need not have a class."""
+        event = NewEvent(event_type or self.placed.event_type, data)
+        await self.bed.store.append(f"{self.bed.category}-{stream}", [event], expected_version=ANY)
 
     async def note(self, event: Any, context: Context) -> None:
         """What handlers do: append that the event was handled, to a stream for the one that it came from."""
+        await self.note_number(event.number, context)
+
+    async def note_number(self, number: int, context: Context) -> None:
+        """The same for a handler that is not given a class."""
         stream = context.stream_name.partition("-")[2]
-        await context.append(f"{self.bed.category}done-{self.name}.{stream}", self.done(number=event.number))
+        await context.append(f"{self.bed.category}done-{self.name}.{stream}", self.done(number=number))
 
     def handle_all(self) -> None:
         """Note every event that was placed."""

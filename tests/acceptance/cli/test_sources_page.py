@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from headwater.bus import LOG_PARTITION_COUNT, LOG_TOPIC_PREFIX
+from headwater.bus.kafka_offsets import OFFSETS_COMMIT_SECONDS
 from headwater.coordination import LEASE_SECONDS
 from tests.acceptance.cli.conftest import Command
 
@@ -28,6 +29,7 @@ def test_the_example_works(tmp_path: Path, postgres_dsn: str) -> None:
 
 def test_the_page_tells_the_numbers_that_are() -> None:
     assert f"falls into {LOG_PARTITION_COUNT} partitions" in PAGE
+    assert f"every {OFFSETS_COMMIT_SECONDS:.0f} seconds as far as something changed" in PAGE
     assert f"up to {LOG_PARTITION_COUNT} |" in PAGE
     assert f"after {LEASE_SECONDS:.0f} seconds" in PAGE
     assert f"`{LOG_TOPIC_PREFIX}<category>`" in PAGE

@@ -90,7 +90,7 @@ class ParkAndFollow(CrashScenario):
     @asynccontextmanager
     async def _claimed(self, effects: PostgresEffects, registry: EventRegistry) -> AsyncGenerator[PartitionWork]:
         position: PartitionPosition = await effects.claim(self.group, ORDER_0)
-        work = PartitionWork(position, self.subscriptions.routes, registry=registry)
+        work = PartitionWork(position, self.subscriptions.routes_in(ORDER_0.topic), registry=registry)
         work.parked = ParkedKeys(await effects.parked_keys(self.group, position, SYSTEM_CLOCK.monotonic()))
         work.accept(self.topics.records(ORDER_0, work.start(self.topics.range_of(ORDER_0)), 100))
         yield work

@@ -131,6 +131,27 @@ async def test_a_letter_is_tried_only_when_somebody_asks_and_its_effect_carries_
     assert await DeadLetters(shop.database, group="shop").count() == 1
 
 
+async def test_what_had_no_class_is_handled_once_it_has_one(shop: Shop) -> None:
+    @shop.subscriptions.on(category="order")
+    async def everything(event: Event, context: Context) -> None:
+        await context.append("stock-all", StockReserved(sku=event.model_dump()["sku"]))
+
+    name = shop.subscriptions.handlers[0].name
+    (letter,) = await shop.bury("chai", handler_name=name, event_type="OrderMadeUpLater")
+    await shop.desk.retry([letter])
+    await shop.work_off(shop.retrier())
+    assert await shop.statuses() == ["waiting"]
+    assert (await shop.desk.get(letter)).letter.error_type == "headwater.errors.UnknownEventType"
+
+    class OrderMadeUpLater(Event):
+        sku: str
+
+    await shop.desk.retry([letter])
+    await shop.work_off(shop.retrier())
+    assert await shop.statuses() == ["handled"]
+    assert [event.data async for event in shop.store.read_stream("stock-all")] == ['{"sku": "chai"}']
+
+
 async def test_two_workers_try_each_letter_once(shop: Shop) -> None:
     @shop.subscriptions.on(OrderPlaced)
     async def reserve(event: OrderPlaced, context: Context) -> None:

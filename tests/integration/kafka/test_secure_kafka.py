@@ -54,7 +54,11 @@ class _Nobody:
     def __init__(self) -> None:
         self.partitions: asyncio.Queue[Partition] = asyncio.Queue()
 
-    async def revoked(self, partitions: Any) -> None: ...
+    async def revoked(self, partitions: Any) -> dict[Partition, int]:
+        return {}
+
+    def committed(self) -> dict[Partition, int]:
+        return {}
 
     async def assigned(self, partitions: Any) -> None:
         for partition in partitions:

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headwater.bus import Context
+from headwater.bus import Context, DeadLetterIt, Park, RetryPolicy
 from headwater.bus.foreign import FOREIGN_VALUE_BYTES_MAX, ForeignTopic, ForeignValues, stream_of, translated
 from headwater.errors import UsageError
 from headwater.kafka import JSON_DECODER, Partition, decode_headers
-from headwater.messages import Event, check_stream_name
+from headwater.messages import Event, NewEvent, check_stream_name
 from headwater.schemas import frame
 from headwater.testing.memory_bus import MemoryRecord
 from tests.unit.bus.world import OrderPlaced, StockReserved, World
@@ -226,8 +226,45 @@ async def test_a_dead_letter_whose_schema_turns_up_can_be_read() -> None:
     assert orjson.loads(values.decode(value, topic.content_type))["sku"] == "tea"
 
 
+async def test_options_say_what_becomes_of_failures_as_those_of_on_do() -> None:
+    """Lanes run keys at once, a key that fails is parked, and another error is a dead letter at once."""
+    world = World(partition_count=1)
+    failures = 1
+
+    @world.subscriptions.on_topic(
+        TOPIC,
+        LegacyOrder,
+        lanes=4,
+        retry=RetryPolicy(attempts_max=1, then=Park(first_delay_seconds=5.0, jitter=0.0)),
+        on_error={ValueError: DeadLetterIt()},
+    )
+    async def take(event: LegacyOrder, context: Context) -> None:
+        nonlocal failures
+        if event.sku == "bad":
+            raise ValueError("never")
+        if context.stream_name == "legacy_orders-a" and failures:
+            failures -= 1
+            raise ConnectionError("not now")
+        await context.append("stock-all", NewEvent("Taken", f'["{context.stream_name[-1]}", "{event.sku}"]'))
+
+    for key, sku in [("a", "1"), ("a", "2"), ("b", "3"), ("b", "bad"), ("b", "4")]:
+        put(world, orjson.dumps({"sku": sku}), key=key.encode())
+    async with world.running():
+        await world.caught_up()
+        await world.until(lambda: len(world.stream_names("stock")) == 4)
+    taken = [orjson.loads(event.data) for event in world.store.events if event.category == "stock"]
+    assert [one for one in taken if one[0] == "a"] == [["a", "1"], ["a", "2"]]
+    assert taken[:2] == [["b", "3"], ["b", "4"]], "which waited for nobody"
+    (letter,) = world.effects.letters
+    assert letter.error_type == "ValueError"
+
+
 def test_what_cannot_be_declared_is_refused() -> None:
     world = World()
+    with pytest.raises(UsageError, match=r"on_topic\(..., lanes=True\)"):
+        world.subscriptions.on_topic(TOPIC, LegacyOrder, lanes=True)
+    with pytest.raises(UsageError, match="on_topic\\(\\) knows no option retries"):
+        world.subscriptions.on_topic(TOPIC, LegacyOrder, retries=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     with pytest.raises(UsageError, match="249"):
         world.subscriptions.on_topic("no spaces", LegacyOrder)
     with pytest.raises(UsageError, match="'json' or 'avro'"):

@@ -13,7 +13,7 @@ import pytest
 
 from headwater.bus import Consumer, ConsumerLimits, Context, LogRecord, PostgresSource, Subscriptions, log_reading, log_topic
 from headwater.bus.log_records import LogRecords
-from headwater.bus.subscriptions import Route
+from headwater.bus.routes import Route
 from headwater.eventstore import LogEpoch, LogIdentity
 from headwater.kafka import Envelope, Partition
 from headwater.messages import ANY, CORRELATION_ID, LOG_START, LogPosition, NewEvent
@@ -231,8 +231,11 @@ async def test_what_was_not_read_yet_can_be_counted() -> None:
         async def assigned(self, partitions: Any) -> None:
             self.assigned_count += len(list(partitions))
 
-        async def revoked(self, partitions: Any) -> None:
-            pass
+        async def revoked(self, partitions: Any) -> dict[Partition, int]:
+            return {}
+
+        def committed(self) -> dict[Partition, int]:
+            return {}
 
     listener = Listener()
     await source.open(["order"], listener)

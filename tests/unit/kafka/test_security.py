@@ -90,7 +90,7 @@ def test_the_clients_of_the_package_all_take_the_one_place() -> None:
                 seen += 1
                 assert after.strip().startswith("**"), path
                 assert "client_options()" in after[:60], path
-    assert seen == 7
+    assert seen == 8
 
 
 def test_the_password_is_never_shown() -> None:

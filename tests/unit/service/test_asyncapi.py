@@ -201,6 +201,26 @@ def test_topics_of_other_producers_and_formats_by_category() -> None:
     ]
 
 
+def test_a_category_is_received_with_whatever_is_known_of_it() -> None:
+    service = Service("audit", settings=Settings())
+    service.events.register(OrderPlaced)
+
+    @service.on(category="order")
+    async def keep(event: RecordedEvent) -> None:
+        """Keep everything."""
+
+    @service.on(category="parcel")
+    async def weigh(event: Event) -> None: ...
+
+    document = asyncapi_document(service)
+    received = {name.rpartition(".")[2]: operation for name, operation in document["operations"].items() if name.startswith("receive.")}
+    assert received["keep"]["channel"] == {"$ref": "#/channels/order"}
+    assert received["keep"]["messages"] == [{"$ref": "#/channels/order/messages/OrderPlaced"}]
+    assert received["keep"]["summary"] == "Keep everything."
+    assert received["weigh"]["messages"] == []
+    assert document["channels"]["parcel"]["messages"] == {}
+
+
 def test_a_service_without_events_is_a_document_still() -> None:
     document = asyncapi_document(Service("empty"))
     assert document["channels"] == document["operations"] == {}
