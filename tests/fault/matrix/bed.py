@@ -1,0 +1,279 @@
+"""What the rows of the matrix happen on: servers of its own behind proxies, two relays, two consumers and the writers, all in processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import asyncpg
+
+from headwater.embedded import EmbeddedPostgres
+from headwater.errors import HeadwaterError
+from headwater.eventstore import PostgresEventStore
+from headwater.outbox import SHARDS
+from headwater.postgres import Database
+from headwater.testing import MigratedDatabases, eventually
+from headwater.testing.postgres import database_dsn
+from tests.fault.matrix.cluster import ProxiedKafka
+from tests.fault.matrix.member_process import CATEGORY, GROUP
+from tests.fault.matrix.proxies import LOOPBACK, Proxy
+from tests.support import FULL
+
+ROOT = Path(__file__).parents[3]
+LEASE_SECONDS = 1.5
+SESSION_SECONDS = 2.0
+MEMBERS_OF_A_KIND = 2
+WAIT_SECONDS = 120.0 if FULL else 60.0
+END_SECONDS_MAX = 40.0
+EFFECTS = """
+CREATE TABLE effects (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, row_name text NOT NULL, stream text NOT NULL, number integer NOT NULL);
+CREATE INDEX effects_row_name ON effects (row_name);
+"""
+Answer = TypeVar("Answer")
+
+
+class Member:
+    """One process, with a proxy of its own before PostgreSQL."""
+
+    def __init__(self, name: str, role: str, proxy: Proxy, process: asyncio.subprocess.Process, facts: Path) -> None:
+        self.name, self.role, self.proxy, self.process = name, role, proxy, process
+        self._facts, self._read, self._known = facts, 0, list[dict[str, Any]]()
+
+    @property
+    def facts(self) -> list[dict[str, Any]]:
+        """All it has told so far."""
+        with self._facts.open("rb") as file:
+            file.seek(self._read)
+            news = file.read()
+        whole = news[: news.rfind(b"\n") + 1]
+        self._read += len(whole)
+        for line in whole.splitlines():
+            with suppress(json.JSONDecodeError):
+                self._known.append(json.loads(line))
+        return self._known
+
+    def told(self, event: str) -> int:
+        """How often it told this fact."""
+        return sum(fact["event"] == event for fact in self.facts)
+
+    @property
+    def is_running(self) -> bool:
+        return self.process.returncode is None
+
+    async def end(self, how: signal.Signals) -> None:
+        """SIGKILL, or SIGTERM and wait for it; it must end by itself then."""
+        if self.is_running:
+            self.process.send_signal(how)
+        try:
+            async with asyncio.timeout(END_SECONDS_MAX):
+                await self.process.wait()
+        except TimeoutError:
+            self.process.kill()
+            raise AssertionError(f"{self.name} did not end in good order") from None
+        finally:
+            await self.proxy.__aexit__(None, None, None)
+
+
+class Bed:
+    """Servers, members, and how far they are."""
+
+    def __init__(self, broker_count: int, folder: Path) -> None:
+        self.broker_count, self._folder = broker_count, folder
+        self._stack, self._started = AsyncExitStack(), 0
+        self.relays: list[Member] = []
+        self.consumers: list[Member] = []
+        self.rows_done: list[str] = []
+        self.is_spoilt = False
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._open()
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def _open(self) -> None:
+        self.postgres = EmbeddedPostgres()
+        self._stack.callback(self.postgres.stop)
+        await asyncio.to_thread(self.postgres.start)
+        self.kafka = await self._stack.enter_async_context(ProxiedKafka(self.broker_count))
+        self.dsn = MigratedDatabases(self.postgres.dsn).create()
+        self.database = await self._stack.enter_async_context(Database(self.dsn, application_name="harness"))
+        self.store = PostgresEventStore(self.database)
+        async with self.database.connection() as connection:
+            await connection.execute(EFFECTS)
+        self.relays = [await self.start("relay") for _ in range(MEMBERS_OF_A_KIND)]
+        self.consumers = [await self.start("consumer") for _ in range(MEMBERS_OF_A_KIND)]
+        self.writers = await self.start("writers")
+        await self.all_have_work()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for member in [*self.relays, *self.consumers, *([self.writers] if hasattr(self, "writers") else [])]:
+            member.process.send_signal(signal.SIGCONT) if member.is_running else None
+            await member.end(signal.SIGKILL)
+        await self._stack.aclose()
+
+    # -- members ------------------------------------------------------------------------------------------------------
+
+    async def start(self, role: str) -> Member:
+        self._started += 1
+        name = f"{role}-{self._started}"
+        proxy = await Proxy(lambda: self.postgres.port).__aenter__()
+        database = self.dsn.rpartition("/")[2]
+        config = {
+            "role": role,
+            "name": name,
+            "dsn": database_dsn(f"postgresql://postgres@{LOOPBACK}:{proxy.port}/postgres", database),
+            "kafka": self.kafka.bootstrap,
+            "lease_seconds": LEASE_SECONDS,
+            "session_seconds": SESSION_SECONDS,
+        }
+        facts = self._folder / f"{name}.jsonl"
+        with facts.open("w") as out:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "tests.fault.matrix.member_process", json.dumps(config)),
+                cwd=ROOT,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=out,
+            )
+        return Member(name, role, proxy, process, facts)
+
+    async def replace(self, victim: Member) -> Member:
+        """Another one in its place."""
+        members = self.relays if victim.role == "relay" else self.consumers
+        members[members.index(victim)] = heir = await self.start(victim.role)
+        return heir
+
+    async def write(self, order: dict[str, Any]) -> asyncio.Task[None]:
+        """Let the writers begin a row; the task ends when all of it is in the log."""
+        stdin, stdout = self.writers.process.stdin, self.writers.process.stdout
+        assert stdin is not None and stdout is not None
+        stdin.write(json.dumps(order).encode() + b"\n")
+        await stdin.drain()
+
+        async def written() -> None:
+            answer = await stdout.readline()
+            assert answer, f"the writers ended: {self.writers.facts[-3:]}"
+            assert json.loads(answer) == {"written": order["row"]}
+
+        return asyncio.create_task(written())
+
+    def cut(self, member: Member) -> None:
+        """Every connection that it has, to PostgreSQL and to the brokers."""
+        member.proxy.cut()
+        for proxy in self.kafka.proxies:
+            proxy.cut(member.name)
+
+    def refuse(self, name: str | None) -> None:
+        """Let nobody of this name connect to the brokers; None lets everybody."""
+        for proxy in self.kafka.proxies:
+            proxy.refuses = lambda client: client == name
+
+    def postgres_proxies(self) -> list[Proxy]:
+        return [member.proxy for member in (*self.relays, *self.consumers, self.writers)]
+
+    def nobody_ended(self) -> None:
+        """A member that ends by itself is a fault of ours."""
+        for member in (*self.relays, *self.consumers, self.writers):
+            assert member.is_running, f"{member.name} ended by itself: {member.facts[-3:]}"
+
+    # -- who has what -------------------------------------------------------------------------------------------------
+
+    async def shards_of(self, relay: Member) -> set[str]:
+        """What it holds by the leases' word."""
+        held = await self.fetch(
+            "SELECT name FROM headwater.leases WHERE name LIKE 'relay/items/%' AND holder LIKE $1 AND expires_at > clock_timestamp()",
+            f"%/{relay.process.pid}/%",
+        )
+        return {str(row["name"]).rpartition("/")[2] for row in held}
+
+    async def terms(self) -> dict[str, int]:
+        """How often each shard was taken."""
+        rows = await self.fetch("SELECT name, term FROM headwater.leases WHERE name LIKE 'relay/items/%'")
+        return {str(row["name"]).rpartition("/")[2]: row["term"] for row in rows}
+
+    async def epochs(self) -> dict[int, int]:
+        """How often each partition was claimed."""
+        rows = await self.fetch("SELECT partition, epoch FROM headwater.consumer_positions WHERE group_name = $1", GROUP)
+        return {row["partition"]: row["epoch"] for row in rows}
+
+    def partitions_of(self, consumer: Member) -> set[int]:
+        """What it was the last to claim."""
+        owners: dict[int, tuple[str, str]] = {}
+        for member in self.consumers:
+            for fact in member.facts:
+                if fact["event"] == "partitions_claimed":
+                    for partition in fact["partitions"]:
+                        number = int(partition.rpartition("/")[2])
+                        owners[number] = max(owners.get(number, ("", "")), (fact["timestamp"], member.name))
+        return {number for number, (_, name) in owners.items() if name == consumer.name}
+
+    async def all_have_work(self) -> None:
+        """Every relay holds shards and every consumer partitions."""
+
+        async def so() -> bool:
+            self.nobody_ended()
+            return all([await self.shards_of(relay) for relay in self.relays]) and all(map(self.partitions_of, self.consumers))
+
+        await eventually(so, WAIT_SECONDS)
+
+    # -- how far they are ---------------------------------------------------------------------------------------------
+
+    async def until_it_works(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        """PostgreSQL may be away for a while."""
+        deadline = asyncio.get_running_loop().time() + WAIT_SECONDS
+        while True:
+            try:
+                return await call()
+            except (HeadwaterError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(0.05)
+
+    async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
+        async def ask() -> list[asyncpg.Record]:
+            async with self.database.connection() as connection:
+                return list(await connection.fetch(statement, *arguments))
+
+        return await self.until_it_works(ask)
+
+    async def effect_count(self, row_name: str) -> int:
+        return int((await self.fetch("SELECT count(*) FROM effects WHERE row_name = $1", row_name))[0][0])
+
+    async def last_position(self) -> int:
+        return int((await self.fetch("SELECT coalesce(max(global_position), 0) FROM headwater.events"))[0][0])
+
+    async def relayed_through(self, position: int) -> None:
+        """Every shard is past this position of the log."""
+
+        async def so() -> bool:
+            rows = await self.fetch("SELECT global_position FROM headwater.relay_checkpoints")
+            return len(rows) == len(SHARDS) and all(row["global_position"] >= position for row in rows)
+
+        await eventually(so, WAIT_SECONDS)
+
+    async def effects_reach(self, row_name: str, goal: int) -> None:
+        async def so() -> bool:
+            self.nobody_ended()
+            return await self.effect_count(row_name) >= goal
+
+        await eventually(so, WAIT_SECONDS)
+
+
+def pid_signal(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def the_other(members: Iterable[Member], than: Member) -> Member:
+    return next(member for member in members if member is not than)

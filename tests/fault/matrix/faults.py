@@ -1,0 +1,364 @@
+"""What is done to the members and servers of the matrix: every fault of every target, once; the rows say how often."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from headwater.embedded.kafka_node import KafkaNode
+from headwater.testing import eventually
+from tests.fault.matrix.bed import END_SECONDS_MAX, LEASE_SECONDS, WAIT_SECONDS, Bed, Member, pid_signal, the_other
+from tests.fault.matrix.member_process import CATEGORY
+from tests.fault.matrix.proxies import HeldRequest
+
+PAUSE_SECONDS = LEASE_SECONDS * 2
+"""Longer than a lease, a consumer's session and a broker's."""
+REFUSED_SECONDS_MAX = 2 * LEASE_SECONDS
+SMALL_BYTES = 2_000
+"""Less than the large ones among the events take."""
+
+
+@dataclass(slots=True)
+class Row:
+    """A row under way: where it happens, its chance, and what was counted meanwhile."""
+
+    name: str
+    bed: Bed
+    chance: random.Random
+    counts: Counter[str] = field(default_factory=Counter[str])
+    afterwards: list[Callable[[], Awaitable[None]]] = field(default_factory=list[Callable[[], Awaitable[None]]])
+    """What is left to do once everything written is through."""
+
+    async def moment(self, seconds_max: float) -> None:
+        """Somewhere inside these seconds: when, nobody chose."""
+        await asyncio.sleep(self.chance.uniform(0, seconds_max))
+
+    async def a_relay(self) -> Member:
+        """One that holds shards, and so has something on its way."""
+
+        async def found() -> Member | None:
+            self.bed.nobody_ended()
+            for relay in self.chance.sample(self.bed.relays, len(self.bed.relays)):
+                if await self.bed.shards_of(relay):
+                    return relay
+            return None
+
+        victim = await eventually(found, WAIT_SECONDS)
+        assert victim is not None
+        return victim
+
+    async def a_consumer(self) -> Member:
+        """One that has partitions."""
+
+        def found() -> Member | None:
+            self.bed.nobody_ended()
+            members = self.chance.sample(self.bed.consumers, len(self.bed.consumers))
+            return next((member for member in members if self.bed.partitions_of(member)), None)
+
+        victim = await eventually(found, WAIT_SECONDS)
+        assert victim is not None
+        return victim
+
+
+# -- members: any relay, any consumer ----------------------------------------------------------------------------------
+
+
+async def sigkill(row: Row, victim: Member) -> None:
+    await victim.end(signal.SIGKILL)
+    await row.bed.replace(victim)
+
+
+async def restart(row: Row, victim: Member) -> None:
+    """In good order: it gives back what it has."""
+    await victim.end(signal.SIGTERM)
+    assert victim.process.returncode == 0, f"{victim.name} ended with {victim.process.returncode}: {victim.facts[-3:]}"
+    await row.bed.replace(victim)
+
+
+async def cut(row: Row, victim: Member) -> None:
+    """Every connection of it at once; every other time it cannot come back at once, for up to twice as long as a lease."""
+    is_long = row.chance.random() < 0.5
+    if is_long:
+        row.bed.refuse(victim.name)
+        victim.proxy.refuses = lambda _client: True
+        row.counts["refused_for_a_while"] += 1
+    row.bed.cut(victim)
+    try:
+        if is_long:
+            await row.moment(REFUSED_SECONDS_MAX)
+    finally:
+        row.bed.refuse(None)
+        victim.proxy.refuses = lambda _client: False
+
+
+async def sigkill_relay(row: Row) -> None:
+    await sigkill(row, await row.a_relay())
+
+
+async def sigkill_consumer(row: Row) -> None:
+    await sigkill(row, await row.a_consumer())
+
+
+async def restart_relay(row: Row) -> None:
+    await restart(row, await row.a_relay())
+
+
+async def restart_consumer(row: Row) -> None:
+    await restart(row, await row.a_consumer())
+
+
+async def cut_relay(row: Row) -> None:
+    await cut(row, await row.a_relay())
+
+
+async def cut_consumer(row: Row) -> None:
+    await cut(row, await row.a_consumer())
+
+
+async def freeze_relay(row: Row) -> Member:
+    """Stop one until another relays everything that it did."""
+    victim = await row.a_relay()
+    before, terms = await row.bed.shards_of(victim), await row.bed.terms()
+    victim.process.send_signal(signal.SIGSTOP)
+    other = the_other(row.bed.relays, victim)
+
+    async def are_taken() -> bool:
+        now = await row.bed.terms()
+        return before <= await row.bed.shards_of(other) and all(now[shard] > terms[shard] for shard in before)
+
+    await eventually(are_taken, WAIT_SECONDS)
+    return victim
+
+
+async def thaw_relay(row: Row, victim: Member) -> None:
+    """Let it go on, and find out that it lost everything."""
+    losses = victim.told("lease_lost")
+    victim.process.send_signal(signal.SIGCONT)
+    await eventually(lambda: victim.told("lease_lost") > losses, WAIT_SECONDS)
+    row.counts["thawed_to_find_its_leases_lost"] += 1
+
+
+async def sigstop_relay(row: Row) -> None:
+    victim = await freeze_relay(row)
+    await row.moment(0.3)
+    await thaw_relay(row, victim)
+
+
+async def relay_thawed_late(row: Row) -> None:
+    """Thawed only when another has relayed all that was written, and much that came later."""
+    victim = await freeze_relay(row)
+    await row.bed.relayed_through(await row.bed.last_position())
+    await row.moment(1.0)
+    await thaw_relay(row, victim)
+
+
+async def sigstop_consumer(row: Row) -> None:
+    """Stop one until others claimed all its partitions, then let it go on with the batch that it had in hand."""
+    victim = await row.a_consumer()
+    before = await row.bed.epochs()
+    victim.process.send_signal(signal.SIGSTOP)
+    lost = row.bed.partitions_of(victim)
+
+    async def are_claimed() -> bool:
+        now = await row.bed.epochs()
+        return all(now[partition] > before.get(partition, 0) for partition in lost)
+
+    try:
+        await eventually(are_claimed, WAIT_SECONDS)
+        await row.moment(0.3)
+    finally:
+        victim.process.send_signal(signal.SIGCONT)
+
+
+async def request_delivered_late(row: Row) -> None:
+    """A produce request waits in the proxy; its relay is killed, or stopped, and replaced; then the request arrives."""
+    victim = await row.a_relay()
+    held = HeldRequest(victim.name)
+    for proxy in row.bed.kafka.proxies:
+        proxy.held = held
+    await asyncio.wait_for(held.caught.wait(), WAIT_SECONDS)
+    before, terms = await row.bed.shards_of(victim), await row.bed.terms()
+    is_killed = row.chance.random() < 0.5
+    row.counts["relay_killed" if is_killed else "relay_stopped"] += 1
+    if is_killed:
+        await victim.end(signal.SIGKILL)
+        await row.bed.replace(victim)
+    else:
+        victim.process.send_signal(signal.SIGSTOP)
+
+    async def are_taken() -> bool:
+        now = await row.bed.terms()
+        return all(now[shard] > terms[shard] for shard in before)
+
+    await eventually(are_taken, WAIT_SECONDS)
+    await row.bed.relayed_through(await row.bed.last_position())
+    held.let_go.set()
+    codes = await asyncio.wait_for(held.answer, WAIT_SECONDS)
+    row.counts["late_batches"] += len(codes)
+    row.counts["late_batches_refused_by_kafka"] += sum(code != 0 for code in codes)
+    assert codes and all(codes), f"Kafka took a batch of a relay that was replaced: {codes}"
+    for proxy in row.bed.kafka.proxies:
+        proxy.held = None
+    if not is_killed:
+        await thaw_relay(row, victim)
+
+
+async def batch_refused(row: Row) -> None:
+    """The topic takes only small records until a relay has stopped before a large one, then it takes all."""
+    stops = sum(relay.told("partition_stopped") for relay in row.bed.relays)
+    await _topic_settings(row.bed, {"max.message.bytes": str(SMALL_BYTES)})
+    try:
+
+        def has_stopped() -> bool:
+            return sum(relay.told("partition_stopped") for relay in row.bed.relays) > stops
+
+        await eventually(has_stopped, WAIT_SECONDS)
+        await row.moment(0.5)
+    finally:
+        await _topic_settings(row.bed, {})
+    row.counts["partitions_stopped"] += sum(relay.told("partition_stopped") for relay in row.bed.relays) - stops
+
+
+async def _topic_settings(bed: Bed, configs: Mapping[str, str]) -> None:
+    """Kafka puts these in the place of all that were set."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bed.kafka.bootstrap)
+    await admin.start()
+    try:
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, CATEGORY, configs={"retention.ms": "-1", **configs})])
+    finally:
+        await admin.close()
+
+
+# -- PostgreSQL --------------------------------------------------------------------------------------------------------
+
+
+async def sigkill_postgres(row: Row) -> None:
+    await asyncio.to_thread(row.bed.postgres.kill)
+    await row.moment(0.5)
+    await asyncio.to_thread(row.bed.postgres.start)
+
+
+async def restart_postgres(row: Row) -> None:
+    """A fast shutdown: everybody is cut off, everything is written."""
+    pid_signal(row.bed.postgres.pid, signal.SIGINT)
+    await eventually(lambda: not row.bed.postgres.running, END_SECONDS_MAX)
+    await asyncio.to_thread(row.bed.postgres.start)
+
+
+async def sigstop_postgres(row: Row) -> None:
+    """Longer than a lease: all run out at once, and everybody comes back at once."""
+    row.bed.postgres.pause()
+    try:
+        await asyncio.sleep(PAUSE_SECONDS)
+        await row.moment(0.5)
+    finally:
+        row.bed.postgres.resume()
+
+
+async def cut_postgres(row: Row) -> None:
+    """Every connection of everybody; every other time nobody can come back for a while."""
+    proxies = row.bed.postgres_proxies()
+    is_long = row.chance.random() < 0.5
+    for proxy in proxies:
+        proxy.refuses = lambda _client: is_long
+        row.counts["connections_cut"] += proxy.cut()
+    try:
+        if is_long:
+            await row.moment(REFUSED_SECONDS_MAX)
+    finally:
+        for proxy in proxies:
+            proxy.refuses = lambda _client: False
+
+
+# -- brokers: the only one, or the leader of three ---------------------------------------------------------------------
+
+
+async def _leader(row: Row) -> KafkaNode:
+    """The broker that leads one of the partitions that are being written; with one broker that is the one."""
+    leader, _ = await _replicas(row, await _some_partition(row))
+    return row.bed.kafka.nodes[leader - 1]
+
+
+async def _some_partition(row: Row) -> int:
+    return row.chance.randrange(6)
+
+
+async def _replicas(row: Row, partition: int) -> tuple[int, list[int]]:
+    """Who leads a partition of the topic, and who is in sync with it."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=row.bed.kafka.bootstrap)
+    await admin.start()
+    try:
+        (topic,) = await admin.describe_topics([CATEGORY])
+        facts = next(facts for facts in topic["partitions"] if facts["partition"] == partition)
+        return int(facts["leader"]), [int(node) for node in facts["isr"]]
+    finally:
+        await admin.close()
+
+
+async def sigkill_broker(row: Row) -> None:
+    node = await _leader(row)
+    await asyncio.to_thread(node.kill)
+    await row.moment(0.5 if row.bed.broker_count == 1 else 3.0)
+    await asyncio.to_thread(node.start)
+
+
+async def restart_broker(row: Row) -> None:
+    """SIGTERM: it closes its files in good order, and one of three hands over first."""
+    node = await _leader(row)
+    pid_signal(node.pid, signal.SIGTERM)
+    await eventually(lambda: not node.running, END_SECONDS_MAX)
+    await asyncio.to_thread(node.start)
+
+
+async def sigstop_broker(row: Row) -> None:
+    """Longer than its session: of three, the others have a new leader when it goes on and still believes to be the one."""
+    node = await _leader(row)
+    node.pause()
+    try:
+        await asyncio.sleep(PAUSE_SECONDS)
+        await row.moment(0.5)
+    finally:
+        node.resume()
+    await row.bed.kafka.await_in_service()
+
+
+async def cut_broker(row: Row) -> None:
+    """Every connection to it, of clients and of the brokers that follow it; every other time nobody can come back for a while."""
+    node = await _leader(row)
+    proxy = row.bed.kafka.proxies[node.node_id - 1]
+    is_long = row.chance.random() < 0.5
+    proxy.refuses = lambda _client: is_long
+    row.counts["connections_cut"] += proxy.cut()
+    try:
+        if is_long:
+            await row.moment(REFUSED_SECONDS_MAX)
+    finally:
+        proxy.refuses = lambda _client: False
+
+
+async def leader_killed_with_stalled_follower(row: Row) -> None:
+    """A follower stands still, so that batches are with the leader and not acknowledged; the relay dies, then the leader; the follower goes on."""
+    leader, in_sync = await _replicas(row, await _some_partition(row))
+    followers = [number for number in in_sync if number != leader]
+    assert followers, "nobody was in sync with the leader"
+    follower, victim = row.bed.kafka.nodes[row.chance.choice(followers) - 1], await row.a_relay()
+    follower.pause()
+    try:
+        await row.moment(1.0)
+        await victim.end(signal.SIGKILL)
+        await row.bed.replace(victim)
+        await row.moment(1.0)
+        await asyncio.to_thread(row.bed.kafka.nodes[leader - 1].kill)
+        await row.moment(0.5)
+    finally:
+        follower.resume()
+    await row.moment(3.0)
+    await asyncio.to_thread(row.bed.kafka.nodes[leader - 1].start)
+    await row.bed.kafka.await_in_service()

@@ -1,0 +1,168 @@
+"""A relay, a consumer or the writers of the matrix, in a process of its own: `python -m tests.fault.matrix.member_process '{"role": "relay", …}'`.
+
+SIGTERM ends it in good order. Facts go to standard error, one JSON object a line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import asyncpg
+import uvloop
+
+from headwater.bus import Consumer, ConsumerLimits, Context, KafkaSource, PostgresEffects, RetryPolicy, Subscriptions
+from headwater.errors import HeadwaterError
+from headwater.eventstore import PostgresEventStore
+from headwater.kafka import KafkaSettings
+from headwater.messages import ANY, Event, NewEvent
+from headwater.outbox import KafkaRelayBroker, PostgresRelayPositions, Relay, RelayOptions
+from headwater.postgres import Database
+from headwater.telemetry import configure_logging
+
+CATEGORY = "matrix"
+GROUP = "matrix-effects"
+WRITERS = 3
+STREAMS = 40
+EVENTS_AT_ONCE_MAX = 20
+FAILS_ONCE_EVERY = 997
+LARGE_EVERY = 50
+LARGE_BYTES = 4_000
+RETRY_SECONDS = 0.05
+AWAY = (HeadwaterError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+
+
+class Moved(Event, category=CATEGORY):
+    """One number of one row of the matrix."""
+
+    row: str
+    number: int
+    filler: str
+
+
+# -- the relay ---------------------------------------------------------------------------------------------------------
+
+
+async def relay(config: dict[str, Any], database: Database) -> None:
+    broker = KafkaRelayBroker(KafkaSettings.parse(config["kafka"], client_id=config["name"], topic_partitions=6))
+    options = RelayOptions(lease_seconds=config["lease_seconds"], checkpoint_seconds=0.1, slice_events_max=200, stop_retry_seconds=0.5)
+    store = PostgresEventStore(database)
+    await Relay(store, broker, PostgresRelayPositions(database), event_source="/services/matrix", options=options).run()
+
+
+# -- the consumer ------------------------------------------------------------------------------------------------------
+
+
+def subscriptions() -> Subscriptions:
+    """One row of `effects` for every event, and now and then a failure that passes."""
+    found, failed = Subscriptions(), set[tuple[str, int]]()
+
+    @found.on(Moved)
+    async def write_effect(event: Moved, context: Context) -> None:
+        await context.connection.execute(
+            "INSERT INTO effects (row_name, stream, number) VALUES ($1, $2, $3)", event.row, context.stream_name, event.number
+        )
+        if event.number % FAILS_ONCE_EVERY == 0 and (event.row, event.number) not in failed:
+            failed.add((event.row, event.number))
+            raise ValueError("the first time")
+
+    return found
+
+
+async def consumer(config: dict[str, Any], database: Database) -> None:
+    settings = KafkaSettings.parse(config["kafka"], client_id=config["name"])
+    await Consumer(
+        group=GROUP,
+        subscriptions=subscriptions(),
+        source=KafkaSource(settings, group=GROUP, session_timeout_seconds=config["session_seconds"]),
+        effects=PostgresEffects(database, PostgresEventStore(database)),
+        retry_policy=RetryPolicy(first_delay_seconds=0.02),
+        limits=ConsumerLimits(batch_size_max=100, reclaim_seconds=1.0, reconnect_seconds_max=1.0),
+    ).run()
+
+
+# -- the writers -------------------------------------------------------------------------------------------------------
+
+
+class Row:
+    """The events of one row of the matrix: numbers, each in one stream, with holes of aborted appends between them."""
+
+    def __init__(self, order: dict[str, Any], database: Database) -> None:
+        self.name, self.ahead_max = order["row"], order["ahead_max"]
+        self.numbers: Iterator[int] = iter(range(1, order["events"] + 1))
+        self.seed = order["seed"]
+        self.database, self.store = database, PostgresEventStore(database)
+        self.written = self.counted_at = 0
+
+    async def write(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for writer in range(WRITERS):
+                tasks.create_task(self._write(random.Random(self.seed * WRITERS + writer)))
+
+    async def _write(self, chance: random.Random) -> None:
+        """What may or may not have been stored is sent again under the same ids."""
+        while batch := [number for _, number in zip(range(chance.randint(1, EVENTS_AT_ONCE_MAX)), self.numbers, strict=False)]:
+            stream = f"{CATEGORY}-{self.name}-{chance.randrange(STREAMS)}"
+            events = [self._event(number) for number in batch]
+            if chance.random() < 0.1:
+                await self._abort(stream)
+            while True:
+                try:
+                    await self.store.append(stream, events, expected_version=ANY)
+                    break
+                except AWAY as error:
+                    if isinstance(error, HeadwaterError) and not error.retryable:
+                        raise
+                    await asyncio.sleep(RETRY_SECONDS)
+            self.written += len(batch)
+            await self._stay_close()
+
+    def _event(self, number: int) -> NewEvent:
+        filler = "x" * (LARGE_BYTES if number % LARGE_EVERY == 0 else number % 100)
+        return NewEvent("Moved", json.dumps({"row": self.name, "number": number, "filler": filler}))
+
+    async def _abort(self, stream: str) -> None:
+        with suppress(*AWAY):
+            async with self.database.transaction() as connection:
+                await self.store.append(stream, [self._event(0)], expected_version=ANY, connection=connection)
+                raise OSError("on purpose")
+
+    async def _stay_close(self) -> None:
+        """Not far ahead of the effects, so that faults meet work on its way and not a backlog."""
+        while self.written - self.counted_at > self.ahead_max:
+            with suppress(*AWAY):
+                async with self.database.connection() as connection:
+                    self.counted_at = await connection.fetchval("SELECT count(*) FROM effects WHERE row_name = $1", self.name)
+            if self.written - self.counted_at > self.ahead_max:
+                await asyncio.sleep(RETRY_SECONDS / 5)
+
+
+async def writers(_config: dict[str, Any], database: Database) -> None:
+    """A row for every line of standard input; says when it is written."""
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        order = json.loads(line)
+        await Row(order, database).write()
+        print(json.dumps({"written": order["row"]}), flush=True)
+
+
+ROLES = {"relay": relay, "consumer": consumer, "writers": writers}
+
+
+async def main(config: dict[str, Any]) -> None:
+    configure_logging("json", "info")
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    with suppress(asyncio.CancelledError):
+        async with Database(config["dsn"], connections_max=4, application_name=config["name"]) as database:
+            await ROLES[config["role"]](config, database)
+
+
+if __name__ == "__main__":
+    uvloop.run(main(json.loads(sys.argv[1])))
