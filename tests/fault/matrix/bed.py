@@ -6,9 +6,9 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, suppress
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -23,15 +23,13 @@ from headwater.postgres import Database
 from headwater.testing import MigratedDatabases, eventually
 from headwater.testing.postgres import database_dsn
 from tests.fault.matrix.cluster import ProxiedKafka
-from tests.fault.matrix.member_process import CATEGORY, GROUP
+from tests.fault.matrix.member_process import GROUP, pipe, start_process
 from tests.fault.matrix.proxies import LOOPBACK, Proxy
-from tests.support import FULL
 
-ROOT = Path(__file__).parents[3]
 LEASE_SECONDS = 1.5
 SESSION_SECONDS = 2.0
 MEMBERS_OF_A_KIND = 2
-WAIT_SECONDS = 120.0 if FULL else 60.0
+WAIT_SECONDS = 120.0
 END_SECONDS_MAX = 40.0
 EFFECTS = """
 CREATE TABLE effects (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, row_name text NOT NULL, stream text NOT NULL, number integer NOT NULL);
@@ -43,7 +41,7 @@ Answer = TypeVar("Answer")
 class Member:
     """One process, with a proxy of its own before PostgreSQL."""
 
-    def __init__(self, name: str, role: str, proxy: Proxy, process: asyncio.subprocess.Process, facts: Path) -> None:
+    def __init__(self, name: str, role: str, proxy: Proxy, process: ForkServerProcess, facts: Path) -> None:
         self.name, self.role, self.proxy, self.process = name, role, proxy, process
         self._facts, self._read, self._known = facts, 0, list[dict[str, Any]]()
 
@@ -65,20 +63,26 @@ class Member:
         return sum(fact["event"] == event for fact in self.facts)
 
     @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    @property
     def is_running(self) -> bool:
-        return self.process.returncode is None
+        return self.process.is_alive()
+
+    def signal(self, number: signal.Signals) -> None:
+        """SIGSTOP, SIGCONT."""
+        pid_signal(self.pid, number)
 
     async def end(self, how: signal.Signals) -> None:
         """SIGKILL, or SIGTERM and wait for it; it must end by itself then."""
-        if self.is_running:
-            self.process.send_signal(how)
         try:
-            async with asyncio.timeout(END_SECONDS_MAX):
-                await self.process.wait()
-        except TimeoutError:
-            self.process.kill()
-            raise AssertionError(f"{self.name} did not end in good order") from None
+            if self.is_running:
+                self.signal(how)
+                await eventually(lambda: not self.is_running, END_SECONDS_MAX)
         finally:
+            self.process.kill()
             await self.proxy.__aexit__(None, None, None)
 
 
@@ -118,7 +122,6 @@ class Bed:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for member in [*self.relays, *self.consumers, *([self.writers] if hasattr(self, "writers") else [])]:
-            member.process.send_signal(signal.SIGCONT) if member.is_running else None
             await member.end(signal.SIGKILL)
         await self._stack.aclose()
 
@@ -129,7 +132,7 @@ class Bed:
         name = f"{role}-{self._started}"
         proxy = await Proxy(lambda: self.postgres.port).__aenter__()
         database = self.dsn.rpartition("/")[2]
-        config = {
+        config: dict[str, Any] = {
             "role": role,
             "name": name,
             "dsn": database_dsn(f"postgresql://postgres@{LOOPBACK}:{proxy.port}/postgres", database),
@@ -138,15 +141,11 @@ class Bed:
             "session_seconds": SESSION_SECONDS,
         }
         facts = self._folder / f"{name}.jsonl"
-        with facts.open("w") as out:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "tests.fault.matrix.member_process", json.dumps(config)),
-                cwd=ROOT,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=out,
-            )
-        return Member(name, role, proxy, process, facts)
+        facts.touch()
+        config |= {"facts": str(facts)}
+        if role == "writers":
+            self.orders, config["orders"] = pipe()
+        return Member(name, role, proxy, await asyncio.to_thread(start_process, config), facts)
 
     async def replace(self, victim: Member) -> Member:
         """Another one in its place."""
@@ -154,17 +153,13 @@ class Bed:
         members[members.index(victim)] = heir = await self.start(victim.role)
         return heir
 
-    async def write(self, order: dict[str, Any]) -> asyncio.Task[None]:
+    def write(self, order: dict[str, Any]) -> asyncio.Task[None]:
         """Let the writers begin a row; the task ends when all of it is in the log."""
-        stdin, stdout = self.writers.process.stdin, self.writers.process.stdout
-        assert stdin is not None and stdout is not None
-        stdin.write(json.dumps(order).encode() + b"\n")
-        await stdin.drain()
+        self.orders.send(order)
 
         async def written() -> None:
-            answer = await stdout.readline()
-            assert answer, f"the writers ended: {self.writers.facts[-3:]}"
-            assert json.loads(answer) == {"written": order["row"]}
+            await eventually(self.orders.poll, 100 * WAIT_SECONDS)
+            assert self.orders.recv() == {"written": order["row"]}
 
         return asyncio.create_task(written())
 
@@ -193,7 +188,7 @@ class Bed:
         """What it holds by the leases' word."""
         held = await self.fetch(
             "SELECT name FROM headwater.leases WHERE name LIKE 'relay/items/%' AND holder LIKE $1 AND expires_at > clock_timestamp()",
-            f"%/{relay.process.pid}/%",
+            f"%/{relay.pid}/%",
         )
         return {str(row["name"]).rpartition("/")[2] for row in held}
 

@@ -78,7 +78,7 @@ async def sigkill(row: Row, victim: Member) -> None:
 async def restart(row: Row, victim: Member) -> None:
     """In good order: it gives back what it has."""
     await victim.end(signal.SIGTERM)
-    assert victim.process.returncode == 0, f"{victim.name} ended with {victim.process.returncode}: {victim.facts[-3:]}"
+    assert victim.process.exitcode == 0, f"{victim.name} ended with {victim.process.exitcode}: {victim.facts[-3:]}"
     await row.bed.replace(victim)
 
 
@@ -126,7 +126,7 @@ async def freeze_relay(row: Row) -> Member:
     """Stop one until another relays everything that it did."""
     victim = await row.a_relay()
     before, terms = await row.bed.shards_of(victim), await row.bed.terms()
-    victim.process.send_signal(signal.SIGSTOP)
+    victim.signal(signal.SIGSTOP)
     other = the_other(row.bed.relays, victim)
 
     async def are_taken() -> bool:
@@ -140,7 +140,7 @@ async def freeze_relay(row: Row) -> Member:
 async def thaw_relay(row: Row, victim: Member) -> None:
     """Let it go on, and find out that it lost everything."""
     losses = victim.told("lease_lost")
-    victim.process.send_signal(signal.SIGCONT)
+    victim.signal(signal.SIGCONT)
     await eventually(lambda: victim.told("lease_lost") > losses, WAIT_SECONDS)
     row.counts["thawed_to_find_its_leases_lost"] += 1
 
@@ -163,7 +163,7 @@ async def sigstop_consumer(row: Row) -> None:
     """Stop one until others claimed all its partitions, then let it go on with the batch that it had in hand."""
     victim = await row.a_consumer()
     before = await row.bed.epochs()
-    victim.process.send_signal(signal.SIGSTOP)
+    victim.signal(signal.SIGSTOP)
     lost = row.bed.partitions_of(victim)
 
     async def are_claimed() -> bool:
@@ -174,7 +174,7 @@ async def sigstop_consumer(row: Row) -> None:
         await eventually(are_claimed, WAIT_SECONDS)
         await row.moment(0.3)
     finally:
-        victim.process.send_signal(signal.SIGCONT)
+        victim.signal(signal.SIGCONT)
 
 
 async def request_delivered_late(row: Row) -> None:
@@ -191,7 +191,7 @@ async def request_delivered_late(row: Row) -> None:
         await victim.end(signal.SIGKILL)
         await row.bed.replace(victim)
     else:
-        victim.process.send_signal(signal.SIGSTOP)
+        victim.signal(signal.SIGSTOP)
 
     async def are_taken() -> bool:
         now = await row.bed.terms()

@@ -42,7 +42,7 @@ async def test_nothing_is_missing_repeated_or_out_of_order(pair: Pair, beds: Bed
     bed.is_spoilt = True
     row = Row(name, bed, random.Random(SEED + crc32(name.encode())))
     await bed.all_have_work()
-    writing = await bed.write({"row": name, "events": EVENTS, "seed": SEED, "ahead_max": AHEAD_EVENTS_MAX})
+    writing = bed.write({"row": name, "events": EVENTS, "seed": SEED, "ahead_max": AHEAD_EVENTS_MAX})
     moments: list[int] = []
     try:
         for number in range(count):
