@@ -1,4 +1,4 @@
-"""What the rows of the matrix happen on: servers of its own behind proxies, two relays, two consumers and the writers, all in processes."""
+"""What the rows of the matrix happen on: servers of its own behind proxies, relays, consumers and the writers, each in a process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -28,7 +28,9 @@ from tests.fault.matrix.proxies import LOOPBACK, Proxy
 
 LEASE_SECONDS = 1.5
 SESSION_SECONDS = 2.0
-MEMBERS_OF_A_KIND = 2
+RELAYS = {1: 2, 3: 3}
+"""So many beside so many brokers."""
+CONSUMERS = 2
 WAIT_SECONDS = 120.0
 END_SECONDS_MAX = 40.0
 EFFECTS = """
@@ -115,8 +117,8 @@ class Bed:
         self.store = PostgresEventStore(self.database)
         async with self.database.connection() as connection:
             await connection.execute(EFFECTS)
-        self.relays = [await self.start("relay") for _ in range(MEMBERS_OF_A_KIND)]
-        self.consumers = [await self.start("consumer") for _ in range(MEMBERS_OF_A_KIND)]
+        self.relays = [await self.start("relay") for _ in range(RELAYS[self.broker_count])]
+        self.consumers = [await self.start("consumer") for _ in range(CONSUMERS)]
         self.writers = await self.start("writers")
         await self.all_have_work()
 
@@ -162,17 +164,6 @@ class Bed:
             assert self.orders.recv() == {"written": order["row"]}
 
         return asyncio.create_task(written())
-
-    def cut(self, member: Member) -> None:
-        """Every connection that it has, to PostgreSQL and to the brokers."""
-        member.proxy.cut()
-        for proxy in self.kafka.proxies:
-            proxy.cut(member.name)
-
-    def refuse(self, name: str | None) -> None:
-        """Let nobody of this name connect to the brokers; None lets everybody."""
-        for proxy in self.kafka.proxies:
-            proxy.refuses = lambda client: client == name
 
     def postgres_proxies(self) -> list[Proxy]:
         return [member.proxy for member in (*self.relays, *self.consumers, self.writers)]
@@ -268,7 +259,3 @@ class Bed:
 def pid_signal(pid: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-def the_other(members: Iterable[Member], than: Member) -> Member:
-    return next(member for member in members if member is not than)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from headwater.kafka import JSON_DECODER, Envelope, Partition, decode_record
@@ -50,19 +51,7 @@ class Checker:
         )
         effects: dict[str, list[int]] = {row["stream"]: row["numbers"] for row in rows}
         dead = (await self.bed.fetch("SELECT count(*) FROM headwater.dead_letters"))[0][0]
-        wanted = sorted(number for numbers in log.values() for number in numbers)
-        got = [number for numbers in effects.values() for number in numbers]
-        missing = sorted(set(wanted) - set(got))
-        disordered = [stream for stream, numbers in effects.items() if list(dict.fromkeys(numbers)) != log.get(stream, [])]
-        summary = {
-            "events": len(wanted),
-            "log_faults": int(wanted != list(range(1, event_count + 1))),
-            "effects_missing": len(missing),
-            "effects_repeated": len(got) - len(set(got)),
-            "keys_out_of_order": len([stream for stream in disordered if not set(log.get(stream, [])) & set(missing)]),
-            "dead_letters": int(dead),
-        }
-        return summary, [f"missing {missing[:5]}"] * bool(missing) + [f"{s}: {effects[s]} for {log.get(s)}"[:400] for s in disordered[:2]]
+        return compare(log, effects, event_count, dead_letters=dead)
 
     async def _kafka(self) -> list[str]:
         """The part of the topic that is new since the last row, its chain of positions included, against the same part of the log."""
@@ -89,7 +78,32 @@ class Checker:
         assert not faults, f"later: {faults[:10]}"
 
 
+def compare(
+    log: Mapping[str, Sequence[int]], effects: Mapping[str, Sequence[int]], event_count: int, *, dead_letters: int = 0
+) -> tuple[dict[str, int], list[str]]:
+    """What is wrong with the effects of a row: numbers, and a few faults in words. Both sides give the numbers of each stream in their order."""
+    wanted = Counter(number for numbers in log.values() for number in numbers)
+    got = Counter(number for numbers in effects.values() for number in numbers)
+    disordered = [stream for stream in {*log, *effects} if not _in_order(log.get(stream, ()), effects.get(stream, ()))]
+    missing, repeated = sorted((wanted - got).elements()), sorted((got - wanted).elements())
+    summary = {
+        "events": wanted.total(),
+        "log_faults": len([number for number in range(1, event_count + 1) if wanted[number] != 1])
+        + len(set(wanted) - set(range(1, event_count + 1))),
+        "effects_missing": len(missing),
+        "effects_repeated": len(repeated),
+        "keys_out_of_order": len(disordered),
+        "dead_letters": dead_letters,
+    }
+    details = [f"missing: {missing[:5]}"] * bool(missing) + [f"repeated: {repeated[:5]}"] * bool(repeated)
+    return summary, details + [f"{stream}: {effects.get(stream)} for {log.get(stream)}"[:400] for stream in disordered[:2]]
+
+
+def _in_order(wanted: Sequence[int], got: Sequence[int]) -> bool:
+    """Whether what is there stands as in the log; what is missing or repeated is counted elsewhere, what belongs to another stream is not in order."""
+    there = set(got)
+    return list(dict.fromkeys(got)) == [number for number in wanted if number in there]
+
+
 def _count(faults: Sequence[str], what: str) -> int:
     return sum(what in fault for fault in faults)
-
-

@@ -11,6 +11,10 @@ import pytest_asyncio
 
 from tests.fault.matrix.bed import Bed
 from tests.fault.matrix.checking import Checker
+from tests.support import full_count
+
+ROWS_MAX = full_count(100, 4)
+"""So many rows share a bed: at the end everything that happened there is read once more, and must fit into memory."""
 
 
 class Beds:
@@ -24,7 +28,7 @@ class Beds:
 
     async def get(self, brokers: int) -> Checker:
         kept = self._checker
-        if kept is None or kept.bed.is_spoilt or kept.bed.broker_count != brokers:
+        if kept is None or kept.bed.is_spoilt or kept.bed.broker_count != brokers or len(self.rows) >= ROWS_MAX:
             await self.close()
             bed = await self._stack.enter_async_context(Bed(brokers, Path(self._folder.mktemp("matrix"))))
             self._checker = kept = Checker(bed)

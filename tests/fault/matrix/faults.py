@@ -6,7 +6,7 @@ import asyncio
 import random
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aiokafka.admin import AIOKafkaAdminClient
@@ -14,7 +14,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from headwater.embedded.kafka_node import KafkaNode
 from headwater.testing import eventually
-from tests.fault.matrix.bed import END_SECONDS_MAX, LEASE_SECONDS, WAIT_SECONDS, Bed, Member, pid_signal, the_other
+from tests.fault.matrix.bed import END_SECONDS_MAX, LEASE_SECONDS, WAIT_SECONDS, Bed, Member, pid_signal
 from tests.fault.matrix.member_process import CATEGORY
 from tests.fault.matrix.proxies import HeldRequest
 
@@ -33,8 +33,6 @@ class Row:
     bed: Bed
     chance: random.Random
     counts: Counter[str] = field(default_factory=Counter[str])
-    afterwards: list[Callable[[], Awaitable[None]]] = field(default_factory=list[Callable[[], Awaitable[None]]])
-    """What is left to do once everything written is through."""
 
     async def moment(self, seconds_max: float) -> None:
         """Somewhere inside these seconds: when, nobody chose."""
@@ -83,19 +81,24 @@ async def restart(row: Row, victim: Member) -> None:
 
 
 async def cut(row: Row, victim: Member) -> None:
-    """Every connection of it at once; every other time it cannot come back at once, for up to twice as long as a lease."""
+    """Its connections to PostgreSQL, to Kafka, or to both, all at once; every other time it cannot come back for up to twice as long as a lease."""
+    proxies = {"postgres": [victim.proxy], "kafka": row.bed.kafka.proxies}
+    sides = row.chance.choice([["postgres"], ["kafka"], ["postgres", "kafka"]])
     is_long = row.chance.random() < 0.5
-    if is_long:
-        row.bed.refuse(victim.name)
-        victim.proxy.refuses = lambda _client: True
-        row.counts["refused_for_a_while"] += 1
-    row.bed.cut(victim)
+    row.counts[f"cut_from_{'_and_'.join(sides)}"] += 1
+    row.counts["refused_for_a_while"] += is_long
+    for proxy in (proxy for side in sides for proxy in proxies[side]):
+        # The proxy before PostgreSQL has this client alone, and knows no names.
+        client = victim.name if proxy.speaks_kafka else ""
+        if is_long:
+            proxy.refuses = lambda name, client=client: name == client
+        proxy.cut(client)
     try:
         if is_long:
             await row.moment(REFUSED_SECONDS_MAX)
     finally:
-        row.bed.refuse(None)
-        victim.proxy.refuses = lambda _client: False
+        for proxy in (victim.proxy, *row.bed.kafka.proxies):
+            proxy.refuses = lambda _client: False
 
 
 async def sigkill_relay(row: Row) -> None:
@@ -123,18 +126,22 @@ async def cut_consumer(row: Row) -> None:
 
 
 async def freeze_relay(row: Row) -> Member:
-    """Stop one until another relays everything that it did."""
+    """Stop one until others relay everything that it did."""
     victim = await row.a_relay()
     before, terms = await row.bed.shards_of(victim), await row.bed.terms()
     victim.signal(signal.SIGSTOP)
-    other = the_other(row.bed.relays, victim)
-
-    async def are_taken() -> bool:
-        now = await row.bed.terms()
-        return before <= await row.bed.shards_of(other) and all(now[shard] > terms[shard] for shard in before)
-
-    await eventually(are_taken, WAIT_SECONDS)
+    await _are_taken(row, before, terms)
     return victim
+
+
+async def _are_taken(row: Row, shards: set[str], terms: Mapping[str, int]) -> None:
+    """Return when somebody else has all these shards."""
+
+    async def so() -> bool:
+        now = await row.bed.terms()
+        return all(now[shard] > terms[shard] for shard in shards)
+
+    await eventually(so, WAIT_SECONDS)
 
 
 async def thaw_relay(row: Row, victim: Member) -> None:
@@ -192,18 +199,14 @@ async def request_delivered_late(row: Row) -> None:
         await row.bed.replace(victim)
     else:
         victim.signal(signal.SIGSTOP)
-
-    async def are_taken() -> bool:
-        now = await row.bed.terms()
-        return all(now[shard] > terms[shard] for shard in before)
-
-    await eventually(are_taken, WAIT_SECONDS)
+    await _are_taken(row, before, terms)
     await row.bed.relayed_through(await row.bed.last_position())
     held.let_go.set()
     codes = await asyncio.wait_for(held.answer, WAIT_SECONDS)
     row.counts["late_batches"] += len(codes)
     row.counts["late_batches_refused_by_kafka"] += sum(code != 0 for code in codes)
-    assert codes and all(codes), f"Kafka took a batch of a relay that was replaced: {codes}"
+    assert codes, "nothing was held back"
+    assert all(codes), f"Kafka took a batch of a relay that was replaced: {codes}"
     for proxy in row.bed.kafka.proxies:
         proxy.held = None
     if not is_killed:
