@@ -23,7 +23,7 @@ from headwater.postgres import Database
 from headwater.testing import MigratedDatabases, eventually
 from headwater.testing.postgres import database_dsn
 from tests.fault.matrix.cluster import ProxiedKafka
-from tests.fault.matrix.member_process import GROUP, pipe, start_process
+from tests.fault.matrix.member_process import GROUP, counter, pipe, start_process
 from tests.fault.matrix.proxies import LOOPBACK, Proxy
 
 LEASE_SECONDS = 1.5
@@ -96,7 +96,8 @@ class Bed:
         self._stack, self._started = AsyncExitStack(), 0
         self.relays: list[Member] = []
         self.consumers: list[Member] = []
-        self.rows_done: list[str] = []
+        self.events_allowed = counter()
+        """How many events of a row may be written by now."""
         self.is_spoilt = False
 
     async def __aenter__(self) -> Self:
@@ -147,6 +148,7 @@ class Bed:
         config |= {"facts": str(facts)}
         if role == "writers":
             self.orders, config["orders"] = pipe()
+            config["events_allowed"] = self.events_allowed
         return Member(name, role, proxy, await asyncio.to_thread(start_process, config), facts)
 
     async def replace(self, victim: Member) -> Member:

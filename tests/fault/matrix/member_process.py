@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
-from typing import Any
+from multiprocessing.sharedctypes import Synchronized
+from typing import Any, cast
 
 import asyncpg
 import uvloop
@@ -98,9 +99,10 @@ async def consumer(config: dict[str, Any], database: Database) -> None:
 class Row:
     """The events of one row of the matrix: numbers, each in one stream, with holes of aborted appends between them."""
 
-    def __init__(self, order: dict[str, Any], database: Database) -> None:
-        self.name, self.ahead_max = order["row"], order["ahead_max"]
-        self.numbers: Iterator[int] = iter(range(1, order["events"] + 1))
+    def __init__(self, order: dict[str, Any], database: Database, events_allowed: Synchronized[int]) -> None:
+        self.name, self.ahead_max, self.events_allowed = order["row"], order["ahead_max"], events_allowed
+        self.event_count: int = order["events"]
+        self.numbers: Iterator[int] = iter(range(1, self.event_count + 1))
         self.seed = order["seed"]
         self.database, self.store = database, PostgresEventStore(database)
         self.written = self.counted_at = 0
@@ -139,7 +141,9 @@ class Row:
                 raise OSError("on purpose")
 
     async def _stay_close(self) -> None:
-        """Not far ahead of the effects, so that faults meet work on its way and not a backlog."""
+        """Not beyond what is allowed yet, nor far ahead of the effects, so that faults meet work on its way, and not a backlog."""
+        while self.written >= self.events_allowed.value < self.event_count:
+            await asyncio.sleep(RETRY_SECONDS / 5)
         while self.written - self.counted_at > self.ahead_max:
             with suppress(*AWAY):
                 async with self.database.connection() as connection:
@@ -153,7 +157,7 @@ async def writers(config: dict[str, Any], database: Database) -> None:
     orders: Connection = config["orders"]
     while True:
         order = await asyncio.to_thread(orders.recv)
-        await Row(order, database).write()
+        await Row(order, database, config["events_allowed"]).write()
         orders.send({"written": order["row"]})
 
 
@@ -193,3 +197,8 @@ def start_process(config: dict[str, Any]) -> ForkServerProcess:
 def pipe() -> tuple[Connection, Connection]:
     """Two ends, of which one goes into a member's `config`."""
     return _FORKS.Pipe()
+
+
+def counter() -> Synchronized[int]:
+    """A number that members can read."""
+    return cast("Synchronized[int]", _FORKS.Value("i", 0))
