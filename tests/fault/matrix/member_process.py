@@ -13,6 +13,7 @@ import os
 import random
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -180,7 +181,16 @@ def main(config: dict[str, Any]) -> None:
     """What the new process does."""
     facts = os.open(config["facts"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(facts, sys.stderr.fileno())
+    threading.Thread(target=end_with_parent, daemon=True).start()
     uvloop.run(work(config))
+
+
+def end_with_parent() -> None:
+    """Whoever kills the tests leaves no members behind."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 _FORKS = multiprocessing.get_context("forkserver")
