@@ -26,8 +26,8 @@ from tests.fault.matrix.cluster import ProxiedKafka
 from tests.fault.matrix.member_process import GROUP, counter, pipe, start_process
 from tests.fault.matrix.proxies import LOOPBACK, Proxy
 
-LEASE_SECONDS = 1.5
-SESSION_SECONDS = 2.0
+LEASE_SECONDS = 1.0
+SESSION_SECONDS = 1.5
 RELAYS = {1: 2, 3: 3}
 """So many beside so many brokers."""
 CONSUMERS = 2
@@ -177,11 +177,12 @@ class Bed:
 
     # -- who has what -------------------------------------------------------------------------------------------------
 
-    async def shards_of(self, relay: Member) -> set[str]:
-        """What it holds by the leases' word."""
+    async def shards_of(self, relay: Member, *, also_expired: bool = False) -> set[str]:
+        """What it holds by the leases' word; also what nobody took yet although it ran out, where that is asked for."""
         held = await self.fetch(
-            "SELECT name FROM headwater.leases WHERE name LIKE 'relay/items/%' AND holder LIKE $1 AND expires_at > clock_timestamp()",
+            "SELECT name FROM headwater.leases WHERE name LIKE 'relay/items/%' AND holder LIKE $1 AND ($2 OR expires_at > clock_timestamp())",
             f"%/{relay.pid}/%",
+            also_expired,
         )
         return {str(row["name"]).rpartition("/")[2] for row in held}
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from headwater.kafka import JSON_DECODER, Envelope, Partition, decode_record
-from headwater.messages import LogPosition
+from headwater.messages import LogPosition, RecordedEvent
 from tests.fault.matrix.bed import Bed
 from tests.fault.matrix.member_process import CATEGORY
 from tests.outbox_support import faults_of, read_records, whole_log
@@ -57,15 +59,21 @@ class Checker:
         """The part of the topic that is new since the last row, its chain of positions included, against the same part of the log."""
         events = [event for event in await whole_log(self.bed.store, after=self.position) if event.stream_name.startswith(f"{CATEGORY}-")]
         records = await read_records(self.bed.kafka.bootstrap, TOPICS, self.offsets)
-        found: dict[Partition, Sequence[Envelope]] = {
-            partition: [decode_record(r.key, r.value, list(r.headers), r.timestamp, values=JSON_DECODER) for r in kept]
-            for partition, kept in records.items()
-        }
-        faults = faults_of(events, found, TOPICS, self.tails)
+        # Not in the loop: the proxies live there, and what passes through them must not wait for this.
+        found, faults = await asyncio.to_thread(self._compare_kafka, events, records)
         self.position = max((event.global_position for event in events), default=self.position)
         self.offsets |= {partition: kept[-1].offset + 1 for partition, kept in records.items() if kept}
         self.tails |= {partition: envelopes[-1].position for partition, envelopes in found.items() if envelopes}
         return faults
+
+    def _compare_kafka(
+        self, events: Sequence[RecordedEvent], records: Mapping[Partition, Sequence[Any]]
+    ) -> tuple[dict[Partition, Sequence[Envelope]], list[str]]:
+        found: dict[Partition, Sequence[Envelope]] = {
+            partition: [decode_record(r.key, r.value, list(r.headers), r.timestamp, values=JSON_DECODER) for r in kept]
+            for partition, kept in records.items()
+        }
+        return found, faults_of(events, found, TOPICS, self.tails)
 
     async def check_again(self, rows: Mapping[str, int]) -> None:
         """The same for everything from the beginning: whatever a row's end was too early to see, is there now."""

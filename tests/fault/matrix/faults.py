@@ -18,7 +18,7 @@ from tests.fault.matrix.bed import END_SECONDS_MAX, LEASE_SECONDS, WAIT_SECONDS,
 from tests.fault.matrix.member_process import CATEGORY
 from tests.fault.matrix.proxies import HeldRequest
 
-PAUSE_SECONDS = LEASE_SECONDS * 2
+PAUSE_SECONDS = 2.0
 """Longer than a lease, a consumer's session and a broker's."""
 REFUSED_SECONDS_MAX = 2 * LEASE_SECONDS
 SMALL_BYTES = 2_000
@@ -127,21 +127,27 @@ async def cut_consumer(row: Row) -> None:
 
 async def freeze_relay(row: Row) -> Member:
     """Stop one until others relay everything that it did."""
-    victim = await row.a_relay()
-    before, terms = await row.bed.shards_of(victim), await row.bed.terms()
-    victim.signal(signal.SIGSTOP)
-    await _are_taken(row, before, terms)
-    return victim
+    while True:
+        victim = await row.a_relay()
+        victim.signal(signal.SIGSTOP)
+        # Asked only now: what it holds can change no more, unless others take it.
+        if await taken_over(row, victim):
+            return victim
+        victim.signal(signal.SIGCONT)
 
 
-async def _are_taken(row: Row, shards: set[str], terms: Mapping[str, int]) -> None:
-    """Return when somebody else has all these shards."""
+async def taken_over(row: Row, victim: Member) -> bool:
+    """Return when others have all that a relay holds that is dead or stopped; False if it holds nothing."""
+    terms = await row.bed.terms()
+    if not (held := await row.bed.shards_of(victim, also_expired=True)):
+        return False
 
     async def so() -> bool:
         now = await row.bed.terms()
-        return all(now[shard] > terms[shard] for shard in shards)
+        return all(now[shard] > terms[shard] for shard in held)
 
     await eventually(so, WAIT_SECONDS)
+    return True
 
 
 async def thaw_relay(row: Row, victim: Member) -> None:
@@ -191,15 +197,15 @@ async def request_delivered_late(row: Row) -> None:
     for proxy in row.bed.kafka.proxies:
         proxy.held = held
     await asyncio.wait_for(held.caught.wait(), WAIT_SECONDS)
-    before, terms = await row.bed.shards_of(victim), await row.bed.terms()
     is_killed = row.chance.random() < 0.5
     row.counts["relay_killed" if is_killed else "relay_stopped"] += 1
     if is_killed:
         await victim.end(signal.SIGKILL)
-        await row.bed.replace(victim)
     else:
         victim.signal(signal.SIGSTOP)
-    await _are_taken(row, before, terms)
+    was_holding = await taken_over(row, victim)
+    if is_killed:
+        await row.bed.replace(victim)
     await row.bed.relayed_through(await row.bed.last_position())
     held.let_go.set()
     codes = await asyncio.wait_for(held.answer, WAIT_SECONDS)
@@ -209,8 +215,10 @@ async def request_delivered_late(row: Row) -> None:
     assert all(codes), f"Kafka took a batch of a relay that was replaced: {codes}"
     for proxy in row.bed.kafka.proxies:
         proxy.held = None
-    if not is_killed:
+    if not is_killed and was_holding:
         await thaw_relay(row, victim)
+    elif not is_killed:
+        victim.signal(signal.SIGCONT)
 
 
 async def batch_refused(row: Row) -> None:

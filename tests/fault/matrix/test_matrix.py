@@ -18,7 +18,7 @@ import pytest
 
 from tests.fault.matrix.conftest import Beds
 from tests.fault.matrix.faults import Row
-from tests.fault.matrix.rows import PAIRS, Pair
+from tests.fault.matrix.rows import FAULTS, PAIRS, Pair
 from tests.support import EVIDENCE, FULL, full_count, write_evidence
 
 SEED = int(os.environ.get("HEADWATER_TEST_SEED", "20261126"))
@@ -38,7 +38,7 @@ async def test_nothing_is_missing_repeated_or_out_of_order(pair: Pair, beds: Bed
     if name in (known := rows_in_evidence()):
         pytest.skip(f"docs/evidence/{EVIDENCE_NAME}.json has this row")
     checker = await beds.get(pair.brokers)
-    bed, began, count = checker.bed, time.monotonic(), full_count(pair.few, pair.many)
+    bed, began, count = checker.bed, time.monotonic(), full_count(FAULTS, pair.faults_at_full_count)
     bed.is_spoilt = True
     row = Row(name, bed, random.Random(SEED + crc32(name.encode())))
     await bed.all_have_work()
