@@ -26,8 +26,8 @@ from tests.fault.matrix.cluster import ProxiedKafka
 from tests.fault.matrix.member_process import GROUP, counter, pipe, start_process
 from tests.fault.matrix.proxies import LOOPBACK, Proxy
 
-LEASE_SECONDS = 1.0
-SESSION_SECONDS = 1.5
+LEASE_SECONDS = 1.5
+SESSION_SECONDS = 2.0
 RELAYS = {1: 2, 3: 3}
 """So many beside so many brokers."""
 CONSUMERS = 2

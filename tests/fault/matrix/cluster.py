@@ -17,8 +17,8 @@ from headwater.embedded.watchdog import Watchdog
 from tests.fault.matrix.proxies import LOOPBACK, Proxy
 
 SETTINGS = {
-    # A leader that is gone is replaced after a second and a half, and a follower that does not follow is no longer waited for.
-    "broker.session.timeout.ms": "1500",
+    # A leader that is gone is replaced after two seconds, and a follower that does not follow is no longer waited for.
+    "broker.session.timeout.ms": "2000",
     "broker.heartbeat.interval.ms": "300",
     "replica.lag.time.max.ms": "3000",
     "auto.leader.rebalance.enable": "false",

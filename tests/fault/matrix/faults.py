@@ -18,7 +18,7 @@ from tests.fault.matrix.bed import END_SECONDS_MAX, LEASE_SECONDS, WAIT_SECONDS,
 from tests.fault.matrix.member_process import CATEGORY
 from tests.fault.matrix.proxies import HeldRequest
 
-PAUSE_SECONDS = 2.0
+PAUSE_SECONDS = 2.5
 """Longer than a lease, a consumer's session and a broker's."""
 REFUSED_SECONDS_MAX = 2 * LEASE_SECONDS
 SMALL_BYTES = 2_000
