@@ -17,7 +17,7 @@ from zlib import crc32
 import pytest
 
 from tests.fault.matrix.conftest import Beds
-from tests.fault.matrix.faults import Row
+from tests.fault.matrix.row import Row
 from tests.fault.matrix.rows import FAULTS, PAIRS, Pair
 from tests.support import EVIDENCE, FULL, full_count, write_evidence
 
