@@ -23,7 +23,7 @@ from headwater.postgres import Database
 from headwater.testing import MigratedDatabases, eventually
 from headwater.testing.postgres import database_dsn
 from tests.fault.matrix.cluster import ProxiedKafka
-from tests.fault.matrix.member_process import GROUP, counter, pipe, start_process
+from tests.fault.matrix.member_process import GROUP, EffectCount, counter, pipe, start_process
 from tests.fault.matrix.proxies import LOOPBACK, Proxy
 
 LEASE_SECONDS = 1.5
@@ -35,7 +35,7 @@ WAIT_SECONDS = 120.0
 END_SECONDS_MAX = 40.0
 EFFECTS = """
 CREATE TABLE effects (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, row_name text NOT NULL, stream text NOT NULL, number integer NOT NULL);
-CREATE INDEX effects_row_name ON effects (row_name);
+CREATE INDEX effects_numbers ON effects (row_name, number);
 """
 Answer = TypeVar("Answer")
 
@@ -98,6 +98,7 @@ class Bed:
         self.consumers: list[Member] = []
         self.events_allowed = counter()
         """How many events of a row may be written by now."""
+        self._effects = EffectCount("")
         self.is_spoilt = False
 
     async def __aenter__(self) -> Self:
@@ -237,7 +238,14 @@ class Bed:
         return await self.until_it_works(ask)
 
     async def effect_count(self, row_name: str) -> int:
-        return int((await self.fetch("SELECT count(*) FROM effects WHERE row_name = $1", row_name))[0][0])
+        if self._effects.row_name != row_name:
+            self._effects = EffectCount(row_name)
+
+        async def look() -> int:
+            async with self.database.connection() as connection:
+                return await self._effects.look(connection)
+
+        return await self.until_it_works(look)
 
     async def last_position(self) -> int:
         return int((await self.fetch("SELECT coalesce(max(global_position), 0) FROM headwater.events"))[0][0])
@@ -252,11 +260,12 @@ class Bed:
         await eventually(so, WAIT_SECONDS)
 
     async def effects_reach(self, row_name: str, goal: int) -> None:
-        async def so() -> bool:
+        """Looks often: a fault is to come when there is still something on its way."""
+        deadline = asyncio.get_running_loop().time() + WAIT_SECONDS
+        while (count := await self.effect_count(row_name)) < goal:
             self.nobody_ended()
-            return await self.effect_count(row_name) >= goal
-
-        await eventually(so, WAIT_SECONDS)
+            assert asyncio.get_running_loop().time() < deadline, f"{count} effects of {goal} after {WAIT_SECONDS} s"
+            await asyncio.sleep(0.02)
 
 
 def pid_signal(pid: int, number: signal.Signals) -> None:

@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection as PipeEnd
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any, cast
@@ -30,7 +30,7 @@ from headwater.eventstore import PostgresEventStore
 from headwater.kafka import KafkaSettings
 from headwater.messages import ANY, Event, NewEvent
 from headwater.outbox import KafkaRelayBroker, PostgresRelayPositions, Relay, RelayOptions
-from headwater.postgres import Database
+from headwater.postgres import Connection, Database
 from headwater.telemetry import configure_logging
 
 CATEGORY = "matrix"
@@ -97,6 +97,27 @@ async def consumer(config: dict[str, Any], database: Database) -> None:
 # -- the writers -------------------------------------------------------------------------------------------------------
 
 
+class EffectCount:
+    """How many effects of a row there are; looks only at numbers above those below which none is missing."""
+
+    def __init__(self, row_name: str) -> None:
+        self.row_name, self._through, self.last = row_name, 0, 0
+
+    async def look(self, connection: Connection) -> int:
+        """The count now."""
+        through = self._through
+        rows = await connection.fetch(
+            "SELECT number FROM effects WHERE row_name = $1 AND number > $2 ORDER BY number", self.row_name, through
+        )
+        self.last = through + len(rows)
+        for row in rows:
+            if row["number"] > through + 1:
+                break
+            through = row["number"]
+        self._through = max(through, self._through)
+        return self.last
+
+
 class Row:
     """The events of one row of the matrix: numbers, each in one stream, with holes of aborted appends between them."""
 
@@ -106,7 +127,7 @@ class Row:
         self.numbers: Iterator[int] = iter(range(1, self.event_count + 1))
         self.seed = order["seed"]
         self.database, self.store = database, PostgresEventStore(database)
-        self.written = self.counted_at = 0
+        self.written, self.effects = 0, EffectCount(self.name)
 
     async def write(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -145,17 +166,17 @@ class Row:
         """Not beyond what is allowed yet, nor far ahead of the effects, so that faults meet work on its way, and not a backlog."""
         while self.written >= self.events_allowed.value < self.event_count:
             await asyncio.sleep(RETRY_SECONDS / 5)
-        while self.written - self.counted_at > self.ahead_max:
+        while self.written - self.effects.last > self.ahead_max:
             with suppress(*AWAY):
                 async with self.database.connection() as connection:
-                    self.counted_at = await connection.fetchval("SELECT count(*) FROM effects WHERE row_name = $1", self.name)
-            if self.written - self.counted_at > self.ahead_max:
+                    await self.effects.look(connection)
+            if self.written - self.effects.last > self.ahead_max:
                 await asyncio.sleep(RETRY_SECONDS / 5)
 
 
 async def writers(config: dict[str, Any], database: Database) -> None:
     """Write the rows that it is told, one after the other, and say when each is written."""
-    orders: Connection = config["orders"]
+    orders: PipeEnd = config["orders"]
     while True:
         order = await asyncio.to_thread(orders.recv)
         await Row(order, database, config["events_allowed"]).write()
@@ -204,7 +225,7 @@ def start_process(config: dict[str, Any]) -> ForkServerProcess:
     return process
 
 
-def pipe() -> tuple[Connection, Connection]:
+def pipe() -> tuple[PipeEnd, PipeEnd]:
     """Two ends, of which one goes into a member's `config`."""
     return _FORKS.Pipe()
 

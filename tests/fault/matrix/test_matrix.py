@@ -64,7 +64,7 @@ async def test_nothing_is_missing_repeated_or_out_of_order(pair: Pair, beds: Bed
     bed.nobody_ended()
     bed.is_spoilt = False
     beds.rows[name] = EVENTS
-    assert row.counts["with_work_on_its_way"] > count / 2, "most faults came when everything was through"
+    assert row.counts["with_work_on_its_way"] >= count / 2, "most faults came when everything was through"
     result = {**summary, "faults": count, "effects_before_each": moments, **row.counts, "seconds": round(time.monotonic() - began, 1)}
     print(json.dumps({name: result}))
     write_evidence(EVIDENCE_NAME, {"seed": SEED, "rows": known | {name: result}})
