@@ -16,7 +16,7 @@ from zlib import crc32
 
 import pytest
 
-from tests.fault.matrix.conftest import Beds
+from tests.fault.matrix.beds import Beds
 from tests.fault.matrix.row import Row
 from tests.fault.matrix.rows import FAULTS, PAIRS, Pair
 from tests.support import EVIDENCE, FULL, full_count, write_evidence
