@@ -40,8 +40,12 @@ def faults_of(
     found: Mapping[Partition, Sequence[Envelope]],
     partition_counts: Mapping[str, int],
     divisions: Mapping[str, Sequence[Division]] = NO_DIVISIONS,
+    after: Mapping[Partition, LogPosition] | None = None,
 ) -> list[str]:
-    """Everything that is wrong with what is in Kafka: missing, twice, in the wrong place or order, or with a broken chain."""
+    """Everything that is wrong with what is in Kafka: missing, twice, in the wrong place or order, or with a broken chain.
+
+    `after` says what came before in each partition, where these are only the later ones.
+    """
     wanted: dict[Partition, list[RecordedEvent]] = {}
     for event in events:
         topic = event_topic(event)
@@ -56,7 +60,7 @@ def faults_of(
         faults += [f"{partition}: {position} is there twice" for position, times in Counter(have).items() if times > 1]
         if have != sorted(have):
             faults.append(f"{partition}: out of order")
-        previous = LOG_START
+        previous = (after or {}).get(partition, LOG_START)
         for envelope in found.get(partition, []):
             if envelope.previous != previous:
                 faults.append(f"{partition}: {envelope.position} says that {envelope.previous} came before, but it was {previous}")
@@ -87,10 +91,10 @@ async def running(relay: Relay) -> AsyncIterator[Relay]:
             await task
 
 
-async def whole_log(store: EventStore) -> list[RecordedEvent]:
-    """Every event."""
+async def whole_log(store: EventStore, *, after: int = 0) -> list[RecordedEvent]:
+    """Every event after this position."""
     events: list[RecordedEvent] = []
-    while found := (await store.read_log(after=events[-1].global_position if events else 0)).events:
+    while found := (await store.read_log(after=events[-1].global_position if events else after)).events:
         events += found
     return events
 
@@ -104,8 +108,10 @@ async def read_topics(bootstrap: str, topics: Mapping[str, int], values: ValueDe
     return found
 
 
-async def read_records(bootstrap: str, topics: Mapping[str, int]) -> dict[Partition, list[Any]]:
-    """The same as Kafka gives it."""
+async def read_records(
+    bootstrap: str, topics: Mapping[str, int], first_offsets: Mapping[Partition, int] | None = None
+) -> dict[Partition, list[Any]]:
+    """The same as Kafka gives it; from these offsets on, where there are any."""
     partitions = [Partition(topic, number) for topic, count in topics.items() for number in range(count)]
     found: dict[Partition, list[Any]] = {partition: [] for partition in partitions}
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest")
@@ -115,6 +121,8 @@ async def read_records(bootstrap: str, topics: Mapping[str, int]) -> dict[Partit
         consumer.assign(keys)
         ends = await consumer.end_offsets(keys)
         await consumer.seek_to_beginning(*keys)
+        for partition, offset in (first_offsets or {}).items():
+            consumer.seek(TopicPartition(*partition), offset)
         async with asyncio.timeout(60):
             while any([await consumer.position(key) < ends[key] for key in keys]):
                 for key, records in (await consumer.getmany(timeout_ms=50)).items():

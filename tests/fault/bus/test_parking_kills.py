@@ -9,7 +9,7 @@ import time
 from headwater.bus import ParkedDesk, ParkedFilter
 from headwater.postgres import Database
 from headwater.testing import eventually
-from tests.fault.bus.test_kills_and_pauses import Bed, _bed, _end
+from tests.fault.bus.consumer_bed import Bed, end, opened_bed
 from tests.support import FULL, full_count, write_evidence
 
 ROUNDS = full_count(1, 20)
@@ -52,7 +52,7 @@ class Parked:
 async def test_whatever_is_parked_survives_the_death_of_its_owner(database: Database, kafka_bootstrap: str) -> None:
     """Two members; in every round one is killed while keys are being parked, and one while those behind them follow."""
     began, most = time.monotonic(), 0
-    async with _bed(database, kafka_bootstrap, seed=11) as bed:
+    async with opened_bed(database, kafka_bootstrap, seed=11) as bed:
         parked = Parked(bed)
         processes = [await bed.start(**POISONED), await bed.start(**POISONED)]
         try:
@@ -61,7 +61,7 @@ async def test_whatever_is_parked_survives_the_death_of_its_owner(database: Data
                 await bed.feed(EVENTS_PER_ROUND)
                 await parked.at_least(bed.chance.randint(1, 60))
                 await asyncio.sleep(bed.chance.uniform(0, 0.1))
-                await _end(processes.pop(bed.chance.randrange(2)))
+                await end(processes.pop(bed.chance.randrange(2)))
                 processes.append(await bed.start(**POISONED))
                 await bed.all_applied()
                 waiting = await parked.messages()
@@ -69,12 +69,12 @@ async def test_whatever_is_parked_survives_the_death_of_its_owner(database: Data
                 assert waiting >= 2, "poison holds up nothing but its key, and something waits behind it"
                 await parked.mend()
                 await parked.at_most(bed.chance.randint(waiting // 4, waiting - 1))
-                await _end(processes.pop(bed.chance.randrange(2)))
+                await end(processes.pop(bed.chance.randrange(2)))
                 processes.append(await bed.start(**POISONED))
                 await parked.at_most(0)
         finally:
             for process in processes:
-                await _end(process)
+                await end(process)
         summary = await bed.check()
     summary |= {"kills": 2 * ROUNDS, "parked_at_once": most, "seconds": round(time.monotonic() - began)}
     write_evidence("parking_kills", summary)
@@ -82,7 +82,7 @@ async def test_whatever_is_parked_survives_the_death_of_its_owner(database: Data
 
 async def test_an_owner_paused_while_parked_messages_follow_changes_nothing_once_replaced(database: Database, kafka_bootstrap: str) -> None:
     began, paused_midway = time.monotonic(), 0
-    async with _bed(database, kafka_bootstrap, seed=12) as bed:
+    async with opened_bed(database, kafka_bootstrap, seed=12) as bed:
         parked = Parked(bed)
         for _ in range(PAUSES):
             await parked.break_again()
@@ -111,9 +111,9 @@ async def test_an_owner_paused_while_parked_messages_follow_changes_nothing_once
                 await bed.check()
             finally:
                 zombie.send_signal(signal.SIGCONT)
-                await _end(zombie)
+                await end(zombie)
                 if successor is not None:
-                    await _end(successor)
+                    await end(successor)
         summary = await bed.check()
     summary |= {"pauses": PAUSES, "paused_midway": paused_midway, "seconds": round(time.monotonic() - began)}
     write_evidence("parking_pauses", summary)
@@ -122,7 +122,7 @@ async def test_an_owner_paused_while_parked_messages_follow_changes_nothing_once
 async def test_lanes_are_killed_paused_and_changed_in_number_and_repeat_nothing(database: Database, kafka_bootstrap: str) -> None:
     """Poisoned keys as well; in every round another number of lanes takes over, sometimes from a process that is paused and thawed later."""
     began = time.monotonic()
-    async with _bed(database, kafka_bootstrap, seed=13) as bed:
+    async with opened_bed(database, kafka_bootstrap, seed=13) as bed:
         parked = Parked(bed)
         process = await bed.start(**POISONED, lanes=4)
         zombie = None
@@ -142,13 +142,13 @@ async def test_lanes_are_killed_paused_and_changed_in_number_and_repeat_nothing(
                     process.send_signal(signal.SIGSTOP)
                     zombie = process
                 else:
-                    await _end(process)
+                    await end(process)
                 process = await bed.start(**POISONED, lanes=bed.chance.choice([0, 1, 3, 4, 8]))
                 await bed.all_applied(timeout=150)
                 if zombie is not None:
                     zombie.send_signal(signal.SIGCONT)
                     await asyncio.sleep(0.5)  # whatever it still tries
-                    await _end(zombie)
+                    await end(zombie)
                     zombie = None
                 await parked.mend()
                 await parked.at_most(0)
@@ -156,6 +156,6 @@ async def test_lanes_are_killed_paused_and_changed_in_number_and_repeat_nothing(
             for one in (process, zombie):
                 if one is not None:
                     one.send_signal(signal.SIGCONT)
-                    await _end(one)
+                    await end(one)
         summary = await bed.check()
     write_evidence("lane_kills", summary | {"rounds": LANE_ROUNDS, "seconds": round(time.monotonic() - began)})

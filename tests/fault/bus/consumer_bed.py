@@ -1,4 +1,4 @@
-"""Consumers that are killed, or paused, replaced and thawed, at moments nobody chose: every effect once, in order per stream."""
+"""One topic, one database, and consumers in processes of their own between them, to be killed and paused."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ import json
 import random
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
-
-import pytest
 
 from headwater.eventstore import PostgresEventStore
 from headwater.messages import Event
@@ -22,11 +19,7 @@ from headwater.postgres import Database
 from headwater.testing import eventually
 from tests.fault.bus.consumer_process import CounterMoved
 from tests.integration.bus.feeding import Feeder
-from tests.support import FULL, full_count, write_evidence
 
-KILLS = full_count(4, 30)
-PAUSES = full_count(1, 5)
-EVENTS_PER_ROUND = 300
 STREAMS = 9
 ROOT = Path(__file__).parents[3]
 
@@ -90,7 +83,7 @@ class Bed:
 
 
 @asynccontextmanager
-async def _bed(database: Database, bootstrap: str, seed: int) -> AsyncIterator[Bed]:
+async def opened_bed(database: Database, bootstrap: str, seed: int) -> AsyncIterator[Bed]:
     bed = Bed(database, bootstrap, seed)
     async with database.connection() as connection:
         await connection.execute(
@@ -101,89 +94,7 @@ async def _bed(database: Database, bootstrap: str, seed: int) -> AsyncIterator[B
         yield bed
 
 
-async def _end(process: asyncio.subprocess.Process, how: signal.Signals = signal.SIGKILL) -> None:
+async def end(process: asyncio.subprocess.Process, how: signal.Signals = signal.SIGKILL) -> None:
     if process.returncode is None:
         process.send_signal(how)
     await process.wait()
-
-
-async def test_every_effect_happens_once_whenever_the_consumer_is_killed(database: Database, kafka_bootstrap: str) -> None:
-    """Two members; one of them is killed at a random moment of its work, again and again, while events flow."""
-    began = time.monotonic()
-    async with _bed(database, kafka_bootstrap, seed=1) as bed:
-        processes = [await bed.start(), await bed.start()]
-        kills_at_work = 0
-        try:
-            for _ in range(KILLS):
-                before = await bed.applied()
-                await bed.feed(EVENTS_PER_ROUND)
-                goal = before + bed.chance.randint(1, EVENTS_PER_ROUND * 2 // 3)
-
-                async def reached(goal: int = goal) -> bool:
-                    return await bed.applied() >= goal
-
-                await eventually(reached, timeout=60)
-                await asyncio.sleep(bed.chance.uniform(0, 0.05))
-                victim = processes.pop(bed.chance.randrange(len(processes)))
-                kills_at_work += await bed.applied() < bed.sent
-                await _end(victim)
-                processes.append(await bed.start())
-            await bed.all_applied()
-        finally:
-            for process in processes:
-                await _end(process)
-        summary = await bed.check()
-    summary |= {"kills": KILLS, "kills_while_records_waited": kills_at_work, "seconds": round(time.monotonic() - began)}
-    write_evidence("consumer_kills", summary)
-
-
-async def test_a_consumer_paused_replaced_and_thawed_commits_nothing(database: Database, kafka_bootstrap: str) -> None:
-    """SIGSTOP in the middle of its work; its session ends and another member claims its partitions; then it is thawed."""
-    fenced = 0
-    async with _bed(database, kafka_bootstrap, seed=2) as bed:
-        for _ in range(PAUSES):
-            zombie = await bed.start()
-            successor = None
-            try:
-                before = await bed.applied()
-                await bed.feed(EVENTS_PER_ROUND)
-
-                async def moving(goal: int = before + EVENTS_PER_ROUND // 10) -> bool:
-                    return await bed.applied() > goal
-
-                await eventually(moving, timeout=60)
-                zombie.send_signal(signal.SIGSTOP)
-                frozen_at, epochs = await bed.applied(), await bed.epochs()
-                await bed.feed(EVENTS_PER_ROUND)
-                successor = await bed.start()
-
-                async def taken_over(epochs: dict[int, int] = epochs) -> bool:
-                    now = await bed.epochs()
-                    return all(now[partition] > epoch for partition, epoch in epochs.items())
-
-                await eventually(taken_over, timeout=90)
-                zombie.send_signal(signal.SIGCONT)
-                await bed.all_applied(timeout=90)
-                fenced += frozen_at < bed.sent - EVENTS_PER_ROUND
-                await bed.check()
-            finally:
-                zombie.send_signal(signal.SIGCONT)
-                await _end(zombie)
-                if successor is not None:
-                    await _end(successor)
-        summary = await bed.check()
-    write_evidence("consumer_pauses", {**summary, "pauses": PAUSES, "paused_with_work_at_hand": fenced})
-
-
-@pytest.mark.skipif(not FULL, reason="stopping in good order is covered by the unit tests; this takes many starts")
-async def test_stopping_in_good_order_loses_nothing(database: Database, kafka_bootstrap: str) -> None:
-    async with _bed(database, kafka_bootstrap, seed=3) as bed:
-        for _ in range(5):
-            process = await bed.start()
-            await bed.feed(EVENTS_PER_ROUND)
-            await asyncio.sleep(bed.chance.uniform(0.5, 2))
-            await _end(process, signal.SIGINT)
-        process = await bed.start()
-        await bed.all_applied()
-        await _end(process)
-        await bed.check()
