@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Final
 
+import asyncpg
+
 from benchmarks.kafka_records import (
     EVENT_SOURCE,
     PARTITION_COUNT,
@@ -22,6 +24,7 @@ from benchmarks.kafka_records import (
 from benchmarks.log_read import EVENTS_PER_STREAM, PAGE_SIZE, fill_log
 from benchmarks.measure import HEADWATER, Comparison, Comparisons, Contender, in_loops
 from benchmarks.orders import OrderPlaced, mean_bytes, orders, placed_in
+from benchmarks.relay_raw import avro_value, json_value, move_raw
 from benchmarks.scale import Scale
 from benchmarks.servers import Servers, new_category
 from headwater.eventstore import PostgresEventStore
@@ -67,11 +70,20 @@ async def _compare(servers: Servers, value_format: str) -> Comparisons:
         values = avro_encoder(database, servers.bootstrap, event_class) if value_format == "avro" else JSON_ENCODER
         records = await records_of_log(PostgresEventStore(database), values)
         await make_topic(servers.bootstrap, raw_topic)
-        async with _running_relay(database, servers.bootstrap, values) as work, raw_producer(servers.bootstrap) as producer:
+        async with (
+            _running_relay(database, servers.bootstrap, values) as work,
+            raw_producer(servers.bootstrap) as producer,
+            _own_connection(database) as own,
+        ):
             await work.arrived(RAW_EVENT_COUNT)
+
+            encode = json_value if value_format == "json" else avro_value(event_class)
 
             async def produce() -> int:
                 return await produce_raw(producer, raw_topic, records)
+
+            async def move() -> int:
+                return await move_raw(own, producer, raw_topic, encode, RAW_EVENT_COUNT)
 
             yield Comparison(
                 bench="relay" if value_format == "json" else "relay_avro",
@@ -86,8 +98,18 @@ async def _compare(servers: Servers, value_format: str) -> Comparisons:
                 contenders=[
                     Contender(HEADWATER, _RelayTurns(database, work, events).sample),
                     Contender("raw aiokafka", in_loops([produce]), {"batch": RAW_EVENT_COUNT}),
+                    Contender("raw asyncpg + aiokafka", in_loops([move])),
                 ],
             )
+
+
+@asynccontextmanager
+async def _own_connection(database: Database) -> AsyncGenerator[asyncpg.Connection[asyncpg.Record]]:
+    connection = await database.connect()
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 class _RelayTurns:

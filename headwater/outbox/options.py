@@ -17,7 +17,7 @@ SLICE_BYTES_TARGET: Final = 4 * 1024 * 1024
 """A slice of more than this makes the next one smaller."""
 UNACKNOWLEDGED_BYTES_MAX: Final = 8 * 1024 * 1024
 """The next slice waits while more than this is on its way to Kafka."""
-GATHER_SECONDS: Final = 0.005
+GATHER_SECONDS: Final = 0.01
 """At the log's end it is read again no sooner than this after the last time that something was found."""
 POLL_SECONDS_MIN: Final = 0.002
 POLL_SECONDS_MAX: Final = 0.1
