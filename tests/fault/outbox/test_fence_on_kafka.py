@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
 
+from headwater.coordination import Lease, Leases
 from headwater.errors import RelayFenced
 from headwater.kafka import KafkaSettings, Partition
-from headwater.outbox import SHARDS, FencedWriter, KafkaRelayBroker, RelayBatch, RelayOptions
+from headwater.outbox import SHARDS, FencedWriter, KafkaRelayBroker, PostgresRelayPositions, Relay, RelayBatch, RelayOptions, RelayPositions
 from headwater.testing.waiting import eventually
 from tests.outbox_support import RelayOnServers, running
 
@@ -56,13 +58,37 @@ class FreezingBroker(KafkaRelayBroker):
         return FreezingWriter(writer, self)
 
 
+class BelievingLeases:
+    """Leases whose holder is never told that they are another's by now."""
+
+    def __init__(self, leases: Leases) -> None:
+        self._leases = leases
+
+    async def renew(self, leases: Sequence[Lease], _seconds: float) -> Sequence[Lease]:
+        return leases
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._leases, name)
+
+
+class BelievingPositions:
+    """The relay's rows, with such leases."""
+
+    def __init__(self, positions: PostgresRelayPositions) -> None:
+        self._positions, self.leases = positions, BelievingLeases(positions.leases)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._positions, name)
+
+
 @pytest.mark.parametrize("fences", [True, False])
 async def test_a_thawed_batch_is_refused_by_kafka_itself(servers: RelayOnServers, fences: bool) -> None:
     broker = FreezingBroker(servers.settings, fences=fences)
-    # It believes in its leases all the time and saves nothing: only Kafka can know better.
+    # It believes in its leases and saves nothing: only Kafka can know better.
     blind = RelayOptions(lease_seconds=600, checkpoint_seconds=600)
     await servers.append(200)
-    first = servers.relay(blind, broker)
+    positions = cast("RelayPositions", BelievingPositions(servers.positions))
+    first = Relay(servers.store, broker, positions, event_source="/services/test", options=blind)
     heir_broker = FreezingBroker(servers.settings, fences=fences)
     heir_broker.thawed.set()
     heir = servers.relay(broker=heir_broker)
@@ -75,7 +101,6 @@ async def test_a_thawed_batch_is_refused_by_kafka_itself(servers: RelayOnServers
 
             async def is_replaced() -> bool:
                 async with servers.database.connection() as connection:
-                    # Again and again: the first relay may just be renewing them.
                     await connection.execute("UPDATE headwater.leases SET expires_at = clock_timestamp() WHERE holder = $1", holder)
                 return len(heir.status().shards) == len(SHARDS)
 

@@ -28,6 +28,8 @@ ASKED_FOR = {
     (5, "tail", "statements of headwater", "at most 5"),
     (6, "relay", "headwater / raw aiokafka", "at least 0.65"),
     (6, "relay_avro", "headwater / raw aiokafka", "at least 0.5"),
+    (6, "relay", "headwater / raw asyncpg + aiokafka", "at least 0.65"),
+    (6, "relay_avro", "headwater / raw asyncpg + aiokafka", "at least 1"),
     (6, "consume_fold", "headwater / raw aiokafka, Avro and pydantic", "at least 0.5"),
     (6, "consume_fold", "headwater / FastStream, typed JSON", "at least 2.5"),
     (6, "consume", "headwater", "at least 8000"),

@@ -41,7 +41,7 @@ async def test_a_key_that_fails_is_parked_and_its_messages_follow_in_order(lanes
         if event.stream_name == "order-a" and failures:
             failures -= 1
             raise ConnectionError("not now")
-        await context.append("seen-all", NewEvent(event.type, json.dumps([event.stream_name, json.loads(event.data)["sku"]])))
+        await context.append("seen-all", NewEvent(f"Seen{event.type}", json.dumps([event.stream_name, json.loads(event.data)["sku"]])))
 
     await world.place("1", stream="order-a")
     await place_unknown(world, "order-a", "2")
@@ -51,8 +51,8 @@ async def test_a_key_that_fails_is_parked_and_its_messages_follow_in_order(lanes
         await world.caught_up()
         await world.until(lambda: len(world.stream_names("seen")) == 4)
     seen = [(event.type, *json.loads(event.data)) for event in world.store.events if event.category == "seen"]
-    assert seen[0] == ("OrderPlaced", "order-b", "1")
-    assert seen[1:] == [("OrderPlaced", "order-a", "1"), ("OrderImported", "order-a", "2"), ("OrderPlaced", "order-a", "3")]
+    assert seen[0] == ("SeenOrderPlaced", "order-b", "1")
+    assert seen[1:] == [("SeenOrderPlaced", "order-a", "1"), ("SeenOrderImported", "order-a", "2"), ("SeenOrderPlaced", "order-a", "3")]
     assert world.effects.letters == []
 
 
