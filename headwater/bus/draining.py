@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-import orjson
-
+from headwater.bus.postgres import decoded_marks
 from headwater.kafka import GroupFacts, Partition
 from headwater.messages import LOG_START, LogPosition
 from headwater.outbox import TopicContent
@@ -40,8 +39,7 @@ async def read_group_progress(database: Database, topic: str) -> tuple[GroupProg
         parked = {row["group_name"]: row["parked_keys"] for row in await connection.fetch(_COUNT_TOPIC_PARKED, topic)}
     groups: dict[str, dict[int, Mapping[UUID, LogPosition]]] = {}
     for row in rows:
-        marks = {UUID(log_id): LogPosition.parse(mark) for log_id, mark in orjson.loads(row["marks"]).items()}
-        groups.setdefault(row["group_name"], {})[row["partition"]] = marks
+        groups.setdefault(row["group_name"], {})[row["partition"]] = decoded_marks(row["marks"])
     return tuple(GroupProgress(group, marks, parked.get(group, 0)) for group, marks in groups.items())
 
 

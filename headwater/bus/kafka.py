@@ -188,7 +188,7 @@ class KafkaSource:
         """Where records come all the time, take those along that wait behind the ones received: the client fetches no more of a partition before
         what it holds of it is taken, and would have them ready only after the next transaction.
         """
-        moment, count = SYSTEM_CLOCK.monotonic(), sum(map(len, received.values()))
+        moment, count = self._clock.monotonic(), sum(map(len, received.values()))
         was_busy, self._received_at = moment - self._received_at < BUSY_SECONDS, moment if count else self._received_at
         if was_busy and 0 < count < limit:
             # What is wrong now is still wrong next time, when nothing is in hand.

@@ -229,7 +229,7 @@ class PostgresEffects:
         with _machinery():
             async with self._database.connection() as connection:
                 rows = await connection.fetch(_READ_GROUP_MARKS, group, topic)
-        return {row["partition"]: _decoded_marks(row["marks"]) for row in rows}
+        return {row["partition"]: decoded_marks(row["marks"]) for row in rows}
 
     async def parked_requests(self, group: str, partitions: Sequence[Partition]) -> Sequence[ParkedRequest]:
         """What people want done; see `EffectStore.parked_requests`."""
@@ -347,7 +347,8 @@ def _translated(error: Exception) -> HeadwaterError:
 # -- rows and values ---------------------------------------------------------------------------------------------------
 
 
-def _decoded_marks(text: str) -> dict[UUID, LogPosition]:
+def decoded_marks(text: str) -> dict[UUID, LogPosition]:
+    """The last position of each log, as a row has them."""
     return {UUID(log_id): LogPosition.parse(mark) for log_id, mark in orjson.loads(text).items()}
 
 
@@ -361,7 +362,7 @@ def _position(partition: Partition, row: asyncpg.Record) -> PartitionPosition:
         partition=partition,
         epoch=row["epoch"],
         next_offset=row["next_offset"],
-        marks=_decoded_marks(row["marks"]),
+        marks=decoded_marks(row["marks"]),
         last=None if last is None else _last_record(last, row),
     )
 

@@ -31,7 +31,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="Event sourcing and an event bus: an append-only PostgreSQL log, relayed to Kafka, with exactly-once effects.",
     epilog="Start with `headwater demo`. HEADWATER_POSTGRES and HEADWATER_KAFKA, or `postgres:` and `kafka:` in headwater.yaml, point every "
     "command at your own servers; `headwater config show` tells what counts.",
 )

@@ -66,8 +66,7 @@ class Couriers:
         Raises:
             BrokerUnavailable: nobody said; the client is broken.
         """
-        wanted = set(topics)
-        for topic in wanted:
+        for topic in topics:
             # Not awaited: all of them travel in one question.
             self.client.add_topic(topic)
         with translate_kafka_errors(self._settings, "asking for leaders"):

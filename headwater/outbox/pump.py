@@ -64,6 +64,7 @@ class Pump:
         writer: FencedWriter | None,
         stops: StopList,
         partition_counts: Mapping[str, int],
+        divisions: Mapping[str, Sequence[Division]],
         start: Checkpoint,
     ) -> None:
         """Put it together; `add_lane` follows for each partition.
@@ -71,11 +72,11 @@ class Pump:
         Args:
             writer: None for a shard without partitions, which only keeps its checkpoint.
             partition_counts: of all topics that were looked at when the shard was fenced, also where this shard has none of them.
+            divisions: of topics that were given more partitions, how their earlier events are divided.
         """
         self._parts, self._holding, self.identity, self._writer, self._stops = parts, holding, identity, writer, stops
         self.partition_counts: Final = partition_counts
-        self.divisions: Mapping[str, Sequence[Division]] = {}
-        """Of topics that were given more partitions, how their earlier events are divided."""
+        self.divisions: Final = divisions
         self._records = RecordEncoder(identity.log_id, source=parts.event_source)
         self.lanes: dict[Partition, Lane] = {}
         self._ledger = Ledger(start)

@@ -76,8 +76,7 @@ class ShardOpening:
     ) -> Pump:
         tails: Mapping[Partition, Tail] = await self._tails(identity, progress, partitions) if partitions else dict[Partition, Tail]()
         start = await self._begin(progress, tails)
-        pump = Pump(self._parts, self._holding, identity, writer, self._stops, counts, start)
-        pump.divisions = progress.divisions
+        pump = Pump(self._parts, self._holding, identity, writer, self._stops, counts, progress.divisions, start)
         for partition, tail in tails.items():
             pump.add_lane(partition, tail.position)
         return pump

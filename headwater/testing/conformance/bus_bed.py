@@ -151,13 +151,19 @@ class Group:
     @asynccontextmanager
     async def running(self, **options: Any) -> AsyncGenerator[Consumer]:
         """A member at work until the block ends; it must not end by itself."""
-        member = self.member(**options)
-        task = asyncio.create_task(member.run(), name=f"member of {self.name}")
-        try:
+        async with working(self.member(**options)) as member:
             yield member
-            assert not task.done(), "the member ended by itself"
-        finally:
-            await stopped(task)
+
+
+@asynccontextmanager
+async def working(member: Consumer) -> AsyncGenerator[Consumer]:
+    """Run a member beside the block; it must not end by itself."""
+    task = asyncio.create_task(member.run())
+    try:
+        yield member
+        assert not task.done(), "the member ended by itself"
+    finally:
+        await stopped(task)
 
 
 async def stopped(task: asyncio.Task[None]) -> None:

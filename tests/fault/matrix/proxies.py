@@ -16,6 +16,8 @@ from typing import Self
 
 from aiokafka.protocol import produce
 
+from headwater.coordination.holding import first_of
+
 LOOPBACK = "127.0.0.1"
 CHUNK_BYTES = 65_536
 LATE_ANSWER_SECONDS_MAX = 20.0
@@ -108,13 +110,7 @@ class _Connection:
         if not first or self._proxy.refuses(self.client):
             return
         reader, self._server = await asyncio.open_connection(LOOPBACK, self._proxy.server_port())
-        pumps = [asyncio.ensure_future(self._from_client(first, self._server)), asyncio.ensure_future(self._from_server(reader))]
-        try:
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for pump in pumps:
-                pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
+        await first_of(self._from_client(first, self._server), self._from_server(reader))
 
     async def _read(self, reader: asyncio.StreamReader) -> bytes:
         """A frame of Kafka, or whatever there is."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Sequence
 
 from aiokafka.admin import AIOKafkaAdminClient
 
@@ -11,6 +12,7 @@ from headwater.embedded.kafka_node import KafkaNode
 from headwater.testing import eventually
 from tests.fault.matrix.bed import END_SECONDS_MAX, pid_signal
 from tests.fault.matrix.member_process import CATEGORY
+from tests.fault.matrix.proxies import Proxy
 from tests.fault.matrix.row import REFUSED_SECONDS_MAX, Row
 
 PAUSE_SECONDS = 2.5
@@ -45,7 +47,10 @@ async def sigstop_postgres(row: Row) -> None:
 
 async def cut_postgres(row: Row) -> None:
     """Every connection of everybody; every other time nobody can come back for a while."""
-    proxies = row.bed.postgres_proxies()
+    await _cut(row, row.bed.postgres_proxies())
+
+
+async def _cut(row: Row, proxies: Sequence[Proxy]) -> None:
     is_long = row.chance.random() < 0.5
     for proxy in proxies:
         proxy.refuses = lambda _client: is_long
@@ -113,15 +118,7 @@ async def sigstop_broker(row: Row) -> None:
 async def cut_broker(row: Row) -> None:
     """Every connection to it, of clients and of the brokers that follow it; every other time nobody can come back for a while."""
     node = await _leader(row)
-    proxy = row.bed.kafka.proxies[node.node_id - 1]
-    is_long = row.chance.random() < 0.5
-    proxy.refuses = lambda _client: is_long
-    row.counts["connections_cut"] += proxy.cut()
-    try:
-        if is_long:
-            await row.moment(REFUSED_SECONDS_MAX)
-    finally:
-        proxy.refuses = lambda _client: False
+    await _cut(row, [row.bed.kafka.proxies[node.node_id - 1]])
 
 
 async def leader_killed_with_stalled_follower(row: Row) -> None:

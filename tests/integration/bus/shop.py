@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -14,6 +13,7 @@ from headwater.kafka import KafkaSettings
 from headwater.messages import Event, EventRegistry
 from headwater.outbox import Publisher
 from headwater.postgres import Database
+from headwater.testing.conformance.bus_bed import working
 
 QUICK = RetryPolicy(attempts_max=3, first_delay_seconds=0.05, delay_factor=2, then=DeadLetterIt())
 
@@ -47,15 +47,8 @@ class Shop:
 
     @asynccontextmanager
     async def running(self, **options: Any) -> AsyncIterator[Consumer]:
-        consumer = self.member(**options)
-        task = asyncio.create_task(consumer.run())
-        try:
+        async with working(self.member(**options)) as consumer:
             yield consumer
-            assert not task.done(), "the consumer ended by itself"
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
 
     async def skus(self) -> list[str]:
         async with self.database.connection() as connection:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -16,6 +16,7 @@ from headwater.kafka import Partition
 from headwater.messages import ANY, Event
 from headwater.postgres import Database
 from headwater.testing import MemoryEventStore, eventually
+from headwater.testing.conformance.bus_bed import working
 from headwater.testing.memory_bus import MemorySource, MemoryTopics
 
 ORDER_0 = Partition("order", 0)
@@ -63,14 +64,8 @@ class Shop:
             effects=self.effects,
             limits=ConsumerLimits(idle_seconds=0.02, shutdown_seconds_max=0.0, lane_transactions_max=transactions_max),
         )
-        task = asyncio.create_task(consumer.run())
-        try:
+        async with working(consumer):
             yield consumer
-            assert not task.done(), "the consumer ended by itself"
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
 
     async def count(self) -> int:
         async with self.database.connection() as connection:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -32,6 +31,7 @@ from headwater.kafka import Partition
 from headwater.messages import ANY, Event, NewEvent
 from headwater.postgres import Database
 from headwater.testing import MemoryEventStore, eventually
+from headwater.testing.conformance.bus_bed import working
 from headwater.testing.memory_bus import MemorySource, MemoryTopics
 
 SOON = Park(first_delay_seconds=0.05, delay_factor=1.0, attempts_max=1_000)
@@ -80,15 +80,8 @@ class Shop:
 
     @asynccontextmanager
     async def running(self, **options: Any) -> AsyncIterator[Consumer]:
-        consumer = self.member(**options)
-        task = asyncio.create_task(consumer.run())
-        try:
+        async with working(self.member(**options)) as consumer:
             yield consumer
-            assert not task.done(), "the consumer ended by itself"
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
 
     async def effects(self, stream: str) -> list[str]:
         async with self.database.connection() as connection:
