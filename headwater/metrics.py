@@ -80,6 +80,9 @@ PROJECTION_LAG_EVENTS: Final = Instrument(
 )
 PROJECTION_LAG_SECONDS: Final = Instrument("headwater_projection_lag_seconds", "gauge", "Age of the oldest of them.", ("projection",))
 PROJECTION_RUNNING: Final = Instrument("headwater_projection_running", "gauge", "0 where a projection stands still.", ("projection",))
+DUE_LATE_SECONDS: Final = Instrument(
+    "headwater_due_late_seconds", "gauge", "How long the first of what is due waits beyond its moment; 0 when nothing does.", ("work",)
+)
 WORKER_RESTARTS: Final = Instrument(
     "headwater_worker_restarts_total", "counter", "Workers that ended or stalled and were started anew.", ("worker",)
 )
@@ -107,6 +110,7 @@ INSTRUMENTS: Final = (
     PROJECTION_LAG_EVENTS,
     PROJECTION_LAG_SECONDS,
     PROJECTION_RUNNING,
+    DUE_LATE_SECONDS,
     WORKER_RESTARTS,
 )
 

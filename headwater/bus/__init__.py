@@ -55,6 +55,7 @@ from headwater.bus.kafka import KafkaReplySource, KafkaSource
 from headwater.bus.lane_marks import LANES_MAX, Lane, LaneMarks, lane_of
 from headwater.bus.log_partitions import LOG_PARTITION_COUNT, PostgresLogPartitions, require_source
 from headwater.bus.log_records import LOG_TOPIC_PREFIX, LogRecord, log_topic
+from headwater.bus.log_replies import LogReplySource
 from headwater.bus.parked import Follower, ParkedKey, ParkedRecord, ParkedRequest, ParkedRequestKind
 from headwater.bus.parked_desk import PARKED_STATUSES, KeptKey, ParkedDesk, ParkedEvent, ParkedFilter, ParkedStatus
 from headwater.bus.partition_status import PartitionStatus
@@ -133,6 +134,7 @@ __all__ = [
     "LetterStatus",
     "LogPartitions",
     "LogRecord",
+    "LogReplySource",
     "MakesEvent",
     "MessageDeadLettered",
     "MessageSource",

@@ -16,6 +16,7 @@ from headwater.bus.retries import RetryPolicy
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.errors import HeadwaterError, StorageError
 from headwater.eventstore import Doorbell
+from headwater.metrics import DUE_LATE_SECONDS, NO_METRICS, Metrics
 from headwater.randomness import SYSTEM_RANDOMNESS, Randomness
 from headwater.telemetry import logger
 
@@ -37,6 +38,11 @@ _log = logger("bus")
 class DueWork(Protocol):
     """Something that comes due on the database's clock. Whoever does it makes sure that it is done once."""
 
+    @property
+    def name(self) -> str:
+        """What metrics call it."""
+        ...
+
     async def do_next(self) -> bool:
         """Do something that is due; False when there is nothing that nobody else works on."""
         ...
@@ -55,8 +61,9 @@ class Clockwork:
         poll_seconds_max: float = IDLE_SECONDS_MAX,
         clock: Clock = SYSTEM_CLOCK,
         randomness: Randomness = SYSTEM_RANDOMNESS,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
-        self._wheels = [_Wheel(work, poll_seconds_max, clock, randomness) for work in works]
+        self._wheels = [_Wheel(work, poll_seconds_max, clock, randomness, metrics) for work in works]
 
     def wake(self) -> None:
         """Something may have been planned that is due sooner."""
@@ -73,8 +80,9 @@ class Clockwork:
 class _Wheel:
     """One kind of work."""
 
-    def __init__(self, work: DueWork, poll_seconds_max: float, clock: Clock, randomness: Randomness) -> None:
+    def __init__(self, work: DueWork, poll_seconds_max: float, clock: Clock, randomness: Randomness, metrics: Metrics) -> None:
         self._work, self._poll_seconds_max, self._clock, self._randomness = work, poll_seconds_max, clock, randomness
+        self._metrics = metrics
         self.bell = Doorbell(clock)
         self._failures = 0
         self._busy_pause, self._idle_pause = POLL_SECONDS_MIN, IDLE_SECONDS_MIN
@@ -96,17 +104,22 @@ class _Wheel:
 
     async def _turn(self) -> float:
         """Do all that is due, and say how long to wait then."""
-        seconds = await self._work.seconds_to_next()
+        seconds = await self._seconds_to_next()
         if seconds is not None and seconds <= 0:
             while await self._work.do_next():
                 self._failures, self._busy_pause = 0, POLL_SECONDS_MIN
-            seconds = await self._work.seconds_to_next()
+            seconds = await self._seconds_to_next()
         if seconds is not None and seconds <= 0:
             pause, self._busy_pause = self._busy_pause, min(self._busy_pause * 2, BUSY_SECONDS_MAX)
             return min(pause, self._poll_seconds_max)
         self._busy_pause = POLL_SECONDS_MIN
         longest = min(self._idle_pause, self._poll_seconds_max)
         return longest if seconds is None else min(max(seconds, POLL_SECONDS_MIN), longest)
+
+    async def _seconds_to_next(self) -> float | None:
+        seconds = await self._work.seconds_to_next()
+        self._metrics.set(DUE_LATE_SECONDS, max(0.0, -seconds) if seconds is not None else 0.0, self._work.name)
+        return seconds
 
     async def _wait(self, pause: float) -> None:
         began = self._clock.monotonic()

@@ -32,6 +32,8 @@ class DueMessages:
     of its stream wait behind it, all others go on.
     """
 
+    name = "messages"
+
     def __init__(
         self, scheduled: ScheduledMessages, store: EventStore, effects: EffectStore, *, randomness: Randomness = SYSTEM_RANDOMNESS
     ) -> None:

@@ -29,6 +29,8 @@ _log = logger("bus")
 class DueSchedules:
     """The recurring schedules of a service, as `DueWork`. They are registered when it first looks."""
 
+    name = "schedules"
+
     def __init__(
         self,
         service_name: str,

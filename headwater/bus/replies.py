@@ -1,8 +1,9 @@
-"""Request and reply over the bus: a question is a message like any other, its answer comes back on a topic of the service that asked.
+"""Request and reply over the bus: a question is a message like any other, its answer comes back to the service that asked.
 
 The question goes through the outbox of who asks; whoever handles it replies in the transaction of the handler's effects, so there is a reply if and only
-if there are effects, once. Replies go to one topic for each service that asks, `replies.SERVICE`; every process of that service reads it from where it
-ended when the process first asked, and takes what answers a question of its own. What comes after its caller stopped waiting is dropped and counted.
+if there are effects, once. Replies go to one topic for each service that asks, `replies.SERVICE`, or to that category of the log where
+services share it without a broker. Every process of that service reads it from where it ended when the process first asked, and takes what answers
+a question of its own. What comes after its caller stopped waiting is dropped and counted.
 
 Nothing here is durable on the side that asks: a process that dies forgets its questions, and their answers come late.
 """
@@ -18,7 +19,7 @@ from uuid import UUID, uuid5
 from headwater.bus.retries import RetryPolicy
 from headwater.bus.values import SourceRecord
 from headwater.clock import SYSTEM_CLOCK, Clock
-from headwater.errors import BrokerUnavailable, HeadwaterError, RequestTimeout, UnexpectedReply, UsageError
+from headwater.errors import BrokerUnavailable, HeadwaterError, RequestTimeout, StorageUnavailable, UnexpectedReply, UsageError
 from headwater.eventstore import EventStore
 from headwater.kafka import JSON_DECODER, ValueDecoder, decode_record, topic_of
 from headwater.messages import ANY, Event, EventRegistry, Metadata, NewEvent, RecordedEvent, check_category
@@ -53,7 +54,7 @@ class ReplySource(Protocol):
         """Connect. The first time begin at the topic's end, later where it was left.
 
         Raises:
-            BrokerUnavailable: nobody answers.
+            BrokerUnavailable, StorageUnavailable: nobody answers.
         """
         ...
 
@@ -61,7 +62,7 @@ class ReplySource(Protocol):
         """The next records; empty when none came in time.
 
         Raises:
-            BrokerUnavailable: close and open again.
+            BrokerUnavailable, StorageUnavailable: close and open again.
         """
         ...
 
@@ -147,7 +148,11 @@ class Requests:
             if not asking.done():
                 raise RequestTimeout(
                     f"no reply to {message.type} within {timeout_seconds} s"
-                    + ("" if self._is_open.is_set() else ": Kafka did not answer")
+                    + (
+                        ""
+                        if self._is_open.is_set()
+                        else ": where replies come from did not answer (replies_unavailable in the log of facts)"
+                    )
                     + "; it may still be handled. Does a service handle it, and reply? Its dead letters tell of failures",
                     request_id=message.event_id,
                 )
@@ -185,7 +190,7 @@ class Requests:
     # -- receiving -----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Receive replies until cancelled; connects when somebody first asks, and waits out a broker that is away."""
+        """Receive replies until cancelled; connects when somebody first asks, and waits out a server that is away."""
         await self._is_needed.wait()
         troubles = 0
         try:
@@ -196,7 +201,7 @@ class Requests:
                     troubles = 0
                     while True:
                         await self._take(await self._source.receive(timeout_seconds=_IDLE_SECONDS))
-                except BrokerUnavailable as error:
+                except (BrokerUnavailable, StorageUnavailable) as error:
                     await self._source.close()
                     troubles += 1
                     delay = _AGAIN.delay_seconds(troubles, self._randomness)

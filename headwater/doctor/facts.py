@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from headwater.kafka import ClusterFacts
 from headwater.postgres import MigrationStatus, Pooling
@@ -15,6 +15,8 @@ OPEN_SECONDS_SUSPICIOUS: Final = 10.0
 OPEN_SECONDS_MAX: Final = 60.0
 """The longest that Headwater's own transactions stay idle (rule 11); what is open longer belongs to somebody else, or to nobody."""
 
+OVERDUE_SECONDS_MAX: Final = 60.0
+"""What came due longer ago and was not done is told; a clockwork that runs is late by seconds."""
 
 _PLAIN_NAME: Final = re.compile(r"[a-z_][a-z0-9_]*")
 
@@ -89,6 +91,18 @@ class OpenTransaction:
 
 
 @dataclass(frozen=True, slots=True)
+class Overdue:
+    """What came due and was not done, of one kind."""
+
+    kind: Literal["message", "schedule", "deadline"]
+    count: int
+    failing_count: int
+    """Of those, tried and failed."""
+    seconds: float
+    """Since the first of them came due."""
+
+
+@dataclass(frozen=True, slots=True)
 class Login:
     """The role that the service runs as."""
 
@@ -144,6 +158,7 @@ class PostgresFacts:
     prepared: tuple[OpenTransaction, ...] | None = None
     horizon_holders: tuple[OpenTransaction, ...] | None = None
     idle: tuple[OpenTransaction, ...] | None = None
+    overdue: tuple[Overdue, ...] | None = None
     foreign_key_count: int | None = None
     """Keys of personal data that another master key than the configured one encrypts."""
     topics: tuple[str, ...] = ()

@@ -5,11 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from headwater.doctor.facts import OPEN_SECONDS_MAX, OPEN_SECONDS_SUSPICIOUS, OpenTransaction, PostgresFacts, identifier
+from headwater.doctor.facts import (
+    OPEN_SECONDS_MAX,
+    OPEN_SECONDS_SUSPICIOUS,
+    OVERDUE_SECONDS_MAX,
+    OpenTransaction,
+    Overdue,
+    PostgresFacts,
+    identifier,
+)
 from headwater.doctor.findings import Check, Finding, Verdict, check
 
 NAMED_MAX: Final = 8
 """Rights named in one finding."""
+
+OVERDUE_COSTS: Final = {
+    "message": "They are delivered when a service of this log runs again, late; those of one stream wait for its first.",
+    "schedule": "It fires late, and for all the times that it missed no more than its policy says.",
+    "deadline": "The saga goes on waiting: what it would do without an answer, such as giving stock back, is not done.",
+}
 
 
 @check("migrations", expected="the schema of this version")
@@ -185,6 +199,31 @@ def idle_transactions(verdict: Verdict, facts: PostgresFacts) -> Iterator[Findin
         yield verdict.ok("none" if facts.login.sees_all_sessions else f"none of {facts.login.name}")
 
 
+@check("overdue", expected=f"messages for later, schedules and deadlines done within {OVERDUE_SECONDS_MAX:.0f} s of their moment")
+def overdue(verdict: Verdict, facts: PostgresFacts) -> Iterator[Finding]:
+    if facts.overdue is None:
+        return
+    for late in facts.overdue:
+        yield verdict.warning(
+            f"{late.count:,} {late.kind}{'' if late.count == 1 else 's'} due, the first for {late.seconds:,.0f} s"
+            + (f"; {late.failing_count:,} tried and failed" if late.failing_count else ""),
+            cost=OVERDUE_COSTS[late.kind],
+            remedy=_overdue_remedy(late),
+        )
+    if not facts.overdue:
+        yield verdict.ok("nothing is late")
+
+
+def _overdue_remedy(late: Overdue) -> str:
+    if late.kind == "deadline":
+        return "Run a service that has this saga; `headwater sagas list` names those that wait, and their last errors."
+    if late.failing_count:
+        return "`headwater scheduled list --failing` tells why; mend that, or cancel them with `headwater scheduled cancel`."
+    if late.kind == "message":
+        return "Run a service of this log: any delivers them. None that runs can be seen here; `headwater scheduled list` shows what waits."
+    return "Run its service; one that no code has any more is forgotten by `headwater scheduled cancel`."
+
+
 @check("unread-facts", expected="every question answered")
 def unread_facts(verdict: Verdict, facts: PostgresFacts) -> Iterator[Finding]:
     for what, reason in facts.unread.items():
@@ -222,5 +261,6 @@ LOG_CHECKS: Final[tuple[Check[PostgresFacts], ...]] = (
     prepared_transactions,
     horizon,
     idle_transactions,
+    overdue,
     unread_facts,
 )

@@ -11,9 +11,11 @@ import asyncpg
 from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.doctor.facts import (
     OPEN_SECONDS_MAX,
+    OVERDUE_SECONDS_MAX,
     Login,
     LogRights,
     OpenTransaction,
+    Overdue,
     PostgresFacts,
     RoleSetting,
     Setting,
@@ -42,6 +44,7 @@ _LIST_HORIZON_HOLDERS = sql_file(_PACKAGE, "list_horizon_holders")
 _LIST_MISSING_RIGHTS = sql_file(_PACKAGE, "list_missing_rights")
 _LIST_EXCESS_RIGHTS = sql_file(_PACKAGE, "list_excess_rights")
 _READ_LOG_OWNER = sql_file(_PACKAGE, "read_log_owner")
+_LIST_OVERDUE = sql_file(_PACKAGE, "list_overdue")
 _LIST_TOPICS = sql_file(_PACKAGE, "list_topics")
 _COUNT_FOREIGN_KEYS = sql_file(_PACKAGE, "count_foreign_keys")
 
@@ -126,6 +129,7 @@ class _Reading:
         return {
             "rights": await self._ask("rights", _read_rights),
             "horizon_holders": await self._ask("appends in flight", _list_horizon_holders),
+            "overdue": await self._ask("what is overdue", _list_overdue),
             "foreign_key_count": await self._ask("keys of personal data", count_foreign_keys),
             "topics": await self._ask("topics", _list_topics) or (),
         }
@@ -185,6 +189,10 @@ async def _list_idle(connection: Connection) -> tuple[OpenTransaction, ...]:
 async def _list_horizon_holders(connection: Connection) -> tuple[OpenTransaction, ...]:
     rows = await connection.fetch(_LIST_HORIZON_HOLDERS, LISTED_MAX)
     return tuple(_session(row) if row["prepared_name"] is None else _prepared(row) for row in rows)
+
+
+async def _list_overdue(connection: Connection) -> tuple[Overdue, ...]:
+    return tuple(Overdue(*row) for row in await connection.fetch(_LIST_OVERDUE, OVERDUE_SECONDS_MAX))
 
 
 async def _list_topics(connection: Connection) -> tuple[str, ...]:

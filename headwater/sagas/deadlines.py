@@ -15,6 +15,8 @@ POLL_SECONDS_MAX: Final = 0.5
 class SagaDeadlines:
     """The deadlines of a service's sagas, as `DueWork`: each is acted on in a transaction of its own, with its saga locked."""
 
+    name = "deadlines"
+
     def __init__(self, choreography: Choreography, effects: EffectStore) -> None:
         self._choreography, self._effects = choreography, effects
 

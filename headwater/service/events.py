@@ -108,7 +108,7 @@ class ServiceEvents:
     async def request(
         self, question: Event, reply: type[ReplyT], *, timeout_seconds: float = REQUEST_SECONDS_DEFAULT, key: str | None = None
     ) -> ReplyT:
-        """Ask whoever handles this event, over Kafka, and wait for the reply that its handler gives with `context.reply(…)`.
+        """Ask whoever handles this event, and wait for the reply that its handler gives with `context.reply(…)`.
 
         The question is published like any other message, at once and in no transaction of the caller's; the reply is kept with the handler's effects, once.
         A reply that comes after the timeout is dropped and counted (`late_reply_count`).

@@ -14,9 +14,11 @@ from headwater.bus import (
     DueSchedules,
     DueWork,
     KafkaReplySource,
+    LogReplySource,
     PostgresEffects,
     PostgresSchedules,
     PostgresSource,
+    ReplySource,
     Requests,
 )
 from headwater.config import Settings
@@ -96,11 +98,9 @@ def workers_of(service: Service, parts: Parts, settings: Settings, encoder: Valu
         workers.append(Worker("relay", made.relay))
     if service.projections:
         workers.append(Worker("projections", made.projections))
-    workers.append(Worker("clockwork", made.clockwork))
-    if parts.kafka is not None:
-        # One for all starts: whoever asks may do so before the worker runs, and waits on while it is started again.
-        parts.requests = requests = made.requests(parts.kafka)
-        workers.append(Worker("replies", lambda: requests))
+    # One for all starts: whoever asks may do so before the worker runs, and waits on while it is started again.
+    parts.requests = requests = made.requests()
+    workers += [Worker("clockwork", made.clockwork), Worker("replies", lambda: requests)]
     if service.subscriptions:
         workers += [Worker("consumer", made.consumer), Worker("retrier", made.retrier)]
     return workers
@@ -113,6 +113,7 @@ class Workers:
         self._service, self._parts, self._settings = service, parts, settings
         self._encoder, self._decoder = encoder, decoder
         self._log_source: PostgresSource | None = None
+        self._log_replies: LogReplySource | None = None
         self._clockwork: Clockwork | None = None
         # Rung again after the commit: an append in a handler rang before others could see it.
         self._effects = PostgresEffects(parts.database, parts.store, on_commit=parts.wake)
@@ -139,6 +140,8 @@ class Workers:
             self._parts.relay.wake()
         if self._log_source is not None:
             self._log_source.wake()
+        if self._log_replies is not None:
+            self._log_replies.wake()
         if self._clockwork is not None:
             self._clockwork.wake()
 
@@ -149,20 +152,26 @@ class Workers:
 
     def clockwork(self) -> Clockwork:
         """What comes due: messages for later, schedules, the deadlines of sagas."""
-        self._clockwork = Clockwork(*due_works(self._service, self._parts, self._effects))
+        self._clockwork = Clockwork(*due_works(self._service, self._parts, self._effects), metrics=self._parts.metrics)
         return self._clockwork
 
-    def requests(self, kafka: KafkaSettings) -> Requests:
-        """Questions to other services, whose replies come over Kafka."""
+    def requests(self) -> Requests:
+        """Questions to other services, whose replies come over Kafka, or through the log."""
         parts = self._parts
+        source: ReplySource
+        if parts.kafka is not None:
+            source, topic_prefix = KafkaReplySource(parts.kafka), parts.kafka.topic_prefix
+        else:
+            source = self._log_replies = LogReplySource(parts.log)
+            topic_prefix = ""
         return Requests(
             self._service.name,
             parts.store,
-            KafkaReplySource(kafka),
+            source,
             self._service.events.registry,
             values=self._decoder,
             personal=parts.personal,
-            topic_prefix=kafka.topic_prefix,
+            topic_prefix=topic_prefix,
         )
 
     def consumer(self) -> Consumer:

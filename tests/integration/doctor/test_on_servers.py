@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -351,6 +352,28 @@ async def test_each_role_is_told_what_it_may_not_and_what_it_should_not(dsn: str
         await connection.execute(f"DROP ROLE {roles.reader}_stranger")
         await connection.execute(f"REASSIGN OWNED BY {roles.owner} TO postgres")
         await connection.execute(f"DROP OWNED BY {', '.join(names)}; DROP ROLE {', '.join(names)}")
+
+
+async def test_what_came_due_while_nobody_ran_is_found_and_what_is_late_by_seconds_is_not(dsn: str, connection: asyncpg.Connection) -> None:
+    await connection.execute(
+        "SELECT headwater.schedule_event('billing-1', 'Reminded', '{}', '{}', gen_random_uuid(), now() - interval '5 seconds')"
+    )
+    assert (await look(dsn)).severity("overdue") is OK
+    await connection.execute(
+        "SELECT headwater.schedule_event('billing-1', 'Reminded', '{}', '{}', gen_random_uuid(), now() - interval '2 minutes')"
+    )
+    await connection.execute(
+        "INSERT INTO headwater.schedules (service_name, schedule_name, cron, timezone, next_at) "
+        "VALUES ('shop', 'nightly', '* * * * *', 'UTC', now() - interval '1 day')"
+    )
+    found = (await look(dsn)).of("overdue")
+    assert [finding.severity for finding in found] == [WARNING, WARNING]
+    assert re.fullmatch(r"1 message due, the first for 12\d s", found[0].found)
+    assert re.fullmatch(r"1 schedule due, the first for 86,4\d\d s", found[1].found)
+    await connection.execute(
+        "UPDATE headwater.scheduled_messages SET attempts = 1, error = 'closed', retry_at = now() + interval '1 minute'"
+    )
+    assert "1 tried and failed" in (await look(dsn)).of("overdue")[0].found
 
 
 async def test_keys_under_another_master_key_are_found(dsn: str) -> None:

@@ -10,7 +10,8 @@ import pytest
 from headwater.bus import Clockwork
 from headwater.bus.clockwork import IDLE_SECONDS_MAX
 from headwater.errors import StorageUnavailable
-from headwater.testing import FakeClock
+from headwater.metrics import DUE_LATE_SECONDS
+from headwater.testing import FakeClock, MemoryMetrics
 
 
 class Work:
@@ -20,6 +21,7 @@ class Work:
         self.clock, self.moments, self.done = clock, list(moments), list[float]()
         self.asked = 0
         self.is_away = self.is_somebody_elses = False
+        self.name = "work"
 
     async def do_next(self) -> bool:
         if self.is_somebody_elses or not self.moments or min(self.moments) > self.clock.monotonic():
@@ -123,3 +125,20 @@ async def test_a_database_that_is_away_is_waited_out_and_slow_work_holds_up_nobo
         away.is_away = False
         await clock.advance(10)
         assert len(away.done) == 1
+
+
+async def test_how_late_the_first_of_what_is_due_is_can_be_watched(clock: FakeClock) -> None:
+    work, metrics = Work(clock, 10.0), MemoryMetrics()
+    work.is_somebody_elses = True
+    running = asyncio.create_task(Clockwork(work, clock=clock, metrics=metrics).run())
+    try:
+        await clock.advance(9)
+        assert metrics.value(DUE_LATE_SECONDS, "work") == 0.0
+        await clock.advance(91)
+        assert metrics.value(DUE_LATE_SECONDS, "work") == pytest.approx(90, abs=1)
+        work.is_somebody_elses = False
+        await clock.advance(6)
+        assert metrics.value(DUE_LATE_SECONDS, "work") == 0.0
+    finally:
+        running.cancel()
+        await asyncio.wait([running])

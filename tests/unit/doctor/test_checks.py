@@ -10,7 +10,18 @@ import pytest
 
 from headwater.doctor import FINDING_NAMES, Check, Finding, Severity, has_failure, worst_first
 from headwater.doctor.examination import KAFKA_REACHED, ON_POSTGRES, POSTGRES_REACHED
-from headwater.doctor.facts import KafkaFacts, Login, LogRights, OpenTransaction, OwnFacts, PostgresFacts, RoleSetting, Setting, Standby
+from headwater.doctor.facts import (
+    KafkaFacts,
+    Login,
+    LogRights,
+    OpenTransaction,
+    Overdue,
+    OwnFacts,
+    PostgresFacts,
+    RoleSetting,
+    Setting,
+    Standby,
+)
 from headwater.doctor.kafka_checks import KAFKA_CHECKS
 from headwater.doctor.own_checks import OWN_CHECKS
 from headwater.kafka import FETCH_VERSION_OF_3_5, RECORD_BYTES_MAX, ClusterFacts, PartitionFacts, TopicFacts
@@ -55,6 +66,7 @@ POSTGRES = PostgresFacts(
     prepared=(),
     horizon_holders=(),
     idle=(),
+    overdue=(),
     foreign_key_count=0,
 )
 TOPIC_SETTINGS = {
@@ -194,6 +206,14 @@ CASES: list[tuple[str, Any, list[Severity], str]] = [
     ("horizon", replace(POSTGRES, horizon_holders=(transaction(61), transaction(None))), [FAILURE, FAILURE], "session 17"),
     ("idle-transactions", replace(POSTGRES, idle=None), [], ""),
     ("idle-transactions", replace(POSTGRES, idle=(transaction(600),)), [WARNING], "600 s is idle"),
+    ("overdue", replace(POSTGRES, overdue=None), [], ""),
+    ("overdue", replace(POSTGRES, overdue=(Overdue("message", 1, 0, 61.0),)), [WARNING], "1 message due, the first for 61 s"),
+    (
+        "overdue",
+        replace(POSTGRES, overdue=(Overdue("deadline", 1200, 0, 3600.0), Overdue("message", 3, 2, 90.0), Overdue("schedule", 1, 0, 70.0))),
+        [WARNING, WARNING, WARNING],
+        "1,200 deadlines due, the first for 3,600 s",
+    ),
     ("unread-facts", replace(POSTGRES, unread={"standbys": "permission denied"}), [WARNING], "standbys: permission denied"),
     ("master-key-of-keys", replace(POSTGRES, foreign_key_count=None), [], ""),
     ("master-key-of-keys", replace(POSTGRES, foreign_key_count=3), [FAILURE], "3 keys"),
