@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final
 from urllib.parse import urlsplit
 
+from headwater.waiting import first_of
+
 _PROTOCOL_3: Final = 3
 _SIMPLE_QUERY, _EXECUTE = b"Q", b"E"
 _CHUNK_BYTES: Final = 65_536
@@ -27,13 +29,9 @@ class StatementCounter:
     async def serve(self, client: StreamReader, answer: StreamWriter) -> None:
         """Carry one connection until either side ends it."""
         server, to_server = await asyncio.open_connection(self._host, self._port)
-        directions = [asyncio.ensure_future(self._forward(client, to_server)), asyncio.ensure_future(_copy(server, answer))]
         try:
-            await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
+            await first_of(self._forward(client, to_server), _copy(server, answer))
         finally:
-            for direction in directions:
-                direction.cancel()
-            await asyncio.gather(*directions, return_exceptions=True)
             for writer in (to_server, answer):
                 writer.close()
 

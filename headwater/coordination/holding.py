@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeAlias
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
 
 from headwater.clock import Clock
 from headwater.coordination.values import Lease
+from headwater.waiting import first_of
 
 
 class Holding:
@@ -58,14 +59,3 @@ SharedWork: TypeAlias = Callable[[Holding], Awaitable[None]]
 """What is done with an item for as long as it is held. It returns when `Holding.recalled` is set and all is finished, and is cancelled when the
 lease is lost or may be; its lease is given back only when it has ended. It deals with its own failures: one that gets out is told as a fact,
 and the item rests for the time of a lease, so that another member may try."""
-
-
-async def first_of(*coroutines: Coroutine[Any, Any, Any]) -> None:
-    """Wait until one is done; the rest are cancelled, also when this wait is."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from headwater.clock import SYSTEM_CLOCK, Clock
-from headwater.coordination.holding import Holding, SharedWork, first_of
+from headwater.coordination.holding import Holding, SharedWork
 from headwater.coordination.ports import Leases
 from headwater.coordination.values import Lease, LeaseFacts, check_lease
 from headwater.errors import HeadwaterError, UsageError
 from headwater.randomness import SYSTEM_RANDOMNESS, Randomness
 from headwater.telemetry import logger
+from headwater.waiting import first_of
 
 LEASE_SECONDS: Final = 6.0
 """What a member that died or froze held is taken over after this."""

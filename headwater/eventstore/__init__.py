@@ -22,6 +22,7 @@ from headwater.eventstore.decider import Decider, Decision
 from headwater.eventstore.deciding import decide
 from headwater.eventstore.doorbell import Doorbell
 from headwater.eventstore.exporting import ExportProgress, export_events
+from headwater.eventstore.forwarding import ForwardingEventStore
 from headwater.eventstore.importing import ImportProgress, import_events
 from headwater.eventstore.inspection import LAG_COUNT_MAX, EventFilter, LogInspection, LogStats, WriterInFlight
 from headwater.eventstore.log_doorbell import LogDoorbell
@@ -71,6 +72,7 @@ __all__ = [
     "EventStore",
     "EventSubscription",
     "ExportProgress",
+    "ForwardingEventStore",
     "ImportProgress",
     "LogDoorbell",
     "LogEpoch",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from headwater.clock import Clock
+from headwater.waiting import first_of
 
 
 class Doorbell:
@@ -20,13 +21,7 @@ class Doorbell:
     async def wait(self, seconds: float) -> bool:
         """Return at the next ring (True) or after so long (False)."""
         if not self._rung.is_set():
-            waits = (asyncio.ensure_future(self._clock.sleep(seconds)), asyncio.ensure_future(self._rung.wait()))
-            try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for wait in waits:
-                    wait.cancel()
-                await asyncio.gather(*waits, return_exceptions=True)
+            await first_of(self._clock.sleep(seconds), self._rung.wait())
         was_rung = self._rung.is_set()
         self._rung.clear()
         return was_rung

@@ -8,13 +8,11 @@ from typing import Final
 from uuid import UUID
 
 from headwater.eventstore.conditions import AppendCondition, EventQuery, Matching
+from headwater.eventstore.forwarding import ForwardingEventStore
 from headwater.eventstore.selection import EventSelection
 from headwater.eventstore.store import (
     READ_BATCH_SIZE,
-    Checkpoint,
-    ClosedStream,
     EventStore,
-    LogIdentity,
     LogSlice,
     SelectedSlice,
     StreamAppend,
@@ -27,7 +25,7 @@ OPENED_AT_ONCE: Final = 100
 """Events of a stream whose keys are fetched together."""
 
 
-class PersonalEventStore:
+class PersonalEventStore(ForwardingEventStore):
     """Seals personal fields on the way into another store, and opens them on the way out: redacted, once their subject was forgotten.
 
     An event whose sealed values were altered comes sealed; decoding it raises SealBroken. Whoever is to pass on ciphertext, like the relay, reads
@@ -35,7 +33,8 @@ class PersonalEventStore:
     """
 
     def __init__(self, store: EventStore, personal: PersonalData) -> None:
-        self._store, self._personal = store, personal
+        super().__init__(store)
+        self._personal = personal
 
     async def append(
         self,
@@ -101,14 +100,6 @@ class PersonalEventStore:
         for opened in await self._personal.open(waiting):
             yield opened
 
-    async def stream_version(self, stream_name: str, *, connection: CallerConnection | None = None) -> int:
-        """How many events the stream has; 0 when it does not exist."""
-        return await self._store.stream_version(stream_name, connection=connection)
-
-    async def close_stream(self, stream_name: str, *, connection: CallerConnection | None = None) -> ClosedStream:
-        """Close a stream for good; see `EventStore.close_stream`."""
-        return await self._store.close_stream(stream_name, connection=connection)
-
     async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE, horizon: int | None = None) -> LogSlice:
         """The next events of the whole log, opened, up to the horizon; see `EventStore.read_log`."""
         read = await self._store.read_log(after=after, limit=limit, horizon=horizon)
@@ -119,19 +110,3 @@ class PersonalEventStore:
         """The next events that a selection wants, opened, up to the horizon; see `EventStore.read_selected`."""
         read = await self._store.read_selected(selection, after=after, limit=limit)
         return replace(read, events=tuple(await self._personal.open(read.events)))
-
-    async def last_checkpoint(self) -> Checkpoint:
-        """The checkpoint of a reader that has read everything; see `EventStore.last_checkpoint`."""
-        return await self._store.last_checkpoint()
-
-    async def horizon(self) -> int:
-        """How far the log may be read now."""
-        return await self._store.horizon()
-
-    async def identity(self) -> LogIdentity:
-        """Which log this is, and its epochs."""
-        return await self._store.identity()
-
-    async def verify_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Make sure that the log still holds what this reader read last; see `EventStore.verify_checkpoint`."""
-        await self._store.verify_checkpoint(checkpoint)

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from uuid import UUID
+from collections.abc import Callable, Sequence
 
-from headwater.eventstore.conditions import AppendCondition, EventQuery, Matching
-from headwater.eventstore.selection import EventSelection
-from headwater.eventstore.store import (
-    READ_BATCH_SIZE,
-    Checkpoint,
-    ClosedStream,
-    EventStore,
-    LogIdentity,
-    LogSlice,
-    SelectedSlice,
-    StreamAppend,
-)
-from headwater.messages import AppendResult, Event, ExpectedVersion, NewEvent, RecordedEvent
+from headwater.eventstore.conditions import AppendCondition
+from headwater.eventstore.forwarding import ForwardingEventStore
+from headwater.eventstore.store import EventStore, StreamAppend
+from headwater.messages import AppendResult, Event, ExpectedVersion, NewEvent
 from headwater.postgres import CallerConnection
 from headwater.tracing import producer_span
 
 
-class WatchedEventStore:
+class WatchedEventStore(ForwardingEventStore):
     """Passes everything on, remembers the last position written through it, and rings a doorbell after each append.
 
     An append in a caller's transaction rings before that transaction commits: the ring is a hint, polling is the net beneath it.
     """
 
     def __init__(self, store: EventStore, *, on_append: Callable[[], None]) -> None:
-        self._store, self._on_append = store, on_append
+        super().__init__(store)
+        self._on_append = on_append
         self.last_written = 0
         """The highest position appended through this object; a read model that has passed it shows all of them."""
 
@@ -62,58 +53,6 @@ class WatchedEventStore:
         self._on_append()
         return results
 
-    async def read_matching(self, query: EventQuery | Sequence[EventQuery], *, connection: CallerConnection | None = None) -> Matching:
-        """What a decision over several streams depends on; see `EventStore.read_matching`."""
-        return await self._store.read_matching(query, connection=connection)
-
     def note_written(self, global_position: int) -> None:
         """Something up to here counts as written through this object, such as what a repeated command had stored before."""
         self.last_written = max(self.last_written, global_position)
-
-    def read_stream(
-        self,
-        stream_name: str,
-        *,
-        from_version: int | None = None,
-        backwards: bool = False,
-        limit: int | None = None,
-        connection: CallerConnection | None = None,
-    ) -> AsyncIterator[RecordedEvent]:
-        """The stream's events in order of version; see `EventStore.read_stream`."""
-        return self._store.read_stream(stream_name, from_version=from_version, backwards=backwards, limit=limit, connection=connection)
-
-    async def stream_version(self, stream_name: str, *, connection: CallerConnection | None = None) -> int:
-        """How many events the stream has; 0 when it does not exist."""
-        return await self._store.stream_version(stream_name, connection=connection)
-
-    async def find_event(self, event_id: UUID, *, connection: CallerConnection | None = None) -> RecordedEvent | None:
-        """The event with this id, if one is stored; see `EventStore.find_event`."""
-        return await self._store.find_event(event_id, connection=connection)
-
-    async def close_stream(self, stream_name: str, *, connection: CallerConnection | None = None) -> ClosedStream:
-        """Close a stream for good; see `EventStore.close_stream`."""
-        return await self._store.close_stream(stream_name, connection=connection)
-
-    async def read_log(self, *, after: int, limit: int = READ_BATCH_SIZE, horizon: int | None = None) -> LogSlice:
-        """The next events of the whole log, up to the horizon; see `EventStore.read_log`."""
-        return await self._store.read_log(after=after, limit=limit, horizon=horizon)
-
-    async def read_selected(self, selection: EventSelection, *, after: int, limit: int = READ_BATCH_SIZE) -> SelectedSlice:
-        """The next events that a selection wants, up to the horizon; see `EventStore.read_selected`."""
-        return await self._store.read_selected(selection, after=after, limit=limit)
-
-    async def last_checkpoint(self) -> Checkpoint:
-        """The checkpoint of a reader that has read everything; see `EventStore.last_checkpoint`."""
-        return await self._store.last_checkpoint()
-
-    async def horizon(self) -> int:
-        """How far the log may be read now."""
-        return await self._store.horizon()
-
-    async def identity(self) -> LogIdentity:
-        """Which log this is, and its epochs."""
-        return await self._store.identity()
-
-    async def verify_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Make sure that the log still holds what this reader read last; see `EventStore.verify_checkpoint`."""
-        await self._store.verify_checkpoint(checkpoint)

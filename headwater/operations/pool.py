@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +11,7 @@ from headwater.clock import SYSTEM_CLOCK, Clock
 from headwater.operations.process import WorkerProcess, ending
 from headwater.randomness import SYSTEM_RANDOMNESS, Randomness
 from headwater.telemetry import logger
+from headwater.waiting import first_of
 
 WORKERS_MAX: Final = 256
 DUMP_SECONDS: Final = 0.3
@@ -142,7 +143,7 @@ class WorkerPool:
                     error=slot.last_error,
                     what_to_do="mend it and save; it is then started again",
                 )
-                await self._first_of(self._stopping.wait(), self._changed.wait())
+                await first_of(self._stopping.wait(), self._changed.wait())
                 continue
             failures = 1 if self._clock.monotonic() - started_at > self._limits.healthy_seconds else failures + 1
             await self._pause_before_restart(slot, process, status, failures)
@@ -166,7 +167,7 @@ class WorkerPool:
             restarts=slot.restarts,
             restart_in_seconds=round(delay, 3),
         )
-        await self._first_of(self._clock.sleep(delay), self._stopping.wait(), self._changed.wait())
+        await first_of(self._clock.sleep(delay), self._stopping.wait(), self._changed.wait())
 
     async def _look_after(self, slot: Slot, process: WorkerProcess) -> int:
         """Until it has ended; one that falls silent, or does not end when told to, is killed."""
@@ -174,7 +175,7 @@ class WorkerPool:
         answered_at, silence_seconds_max = self._clock.monotonic(), self._limits.start_seconds_max
         told_at: float | None = None
         while not ended.done():
-            await self._first_of(asyncio.shield(ended), self._clock.sleep(self._limits.look_seconds))
+            await first_of(asyncio.shield(ended), self._clock.sleep(self._limits.look_seconds))
             if ended.done():
                 break
             now = self._clock.monotonic()
@@ -202,11 +203,3 @@ class WorkerPool:
         process.tell_where()
         await self._clock.sleep(DUMP_SECONDS)
         process.kill()
-
-    async def _first_of(self, *awaitables: Awaitable[object]) -> None:
-        tasks = [asyncio.ensure_future(each) for each in awaitables]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()

@@ -25,9 +25,9 @@ from headwater.eventstore import (
     AppendCondition,
     EventQuery,
     EventStore,
+    ForwardingEventStore,
     Matching,
     StreamAppend,
-    WatchedEventStore,
     expected_number,
 )
 from headwater.kafka import Partition
@@ -384,12 +384,8 @@ class MemoryDeadLetters:
         return len(self._letters)
 
 
-class JoiningStore(WatchedEventStore):
+class JoiningStore(ForwardingEventStore):
     """A memory store that knows `MemoryTransaction`: given one as `connection=`, an append waits for its commit."""
-
-    def __init__(self, base: EventStore) -> None:
-        super().__init__(base, on_append=_nobody_to_wake)
-        self._base = base
 
     async def append(
         self,
@@ -402,7 +398,7 @@ class JoiningStore(WatchedEventStore):
         """Append, in the transaction where one is given."""
         if isinstance(connection, MemoryTransaction):
             return await connection.append(stream_name, events, expected_version=expected_version)
-        return await self._base.append(stream_name, events, expected_version=expected_version, connection=connection)
+        return await self._store.append(stream_name, events, expected_version=expected_version, connection=connection)
 
     async def append_to_streams(
         self,
@@ -413,7 +409,7 @@ class JoiningStore(WatchedEventStore):
     ) -> tuple[AppendResult, ...]:
         """Append to several streams, in the transaction where one is given."""
         if not isinstance(connection, MemoryTransaction):
-            return await self._base.append_to_streams(appends, condition=condition, connection=connection)
+            return await self._store.append_to_streams(appends, condition=condition, connection=connection)
         if condition is not None:
             raise UsageError("a condition inside a handler cannot be tested in memory; test it on PostgreSQL")
         async with connection.savepoint():
@@ -423,7 +419,7 @@ class JoiningStore(WatchedEventStore):
         """Read what is committed."""
         if isinstance(connection, MemoryTransaction):
             connection = None
-        return await self._base.read_matching(query, connection=connection)
+        return await self._store.read_matching(query, connection=connection)
 
     def read_stream(
         self,
@@ -437,7 +433,7 @@ class JoiningStore(WatchedEventStore):
         """Read, as the transaction sees it where one is given."""
         if isinstance(connection, MemoryTransaction):
             return connection.read_stream(stream_name, from_version=from_version, backwards=backwards, limit=limit)
-        return self._base.read_stream(stream_name, from_version=from_version, backwards=backwards, limit=limit, connection=connection)
+        return self._store.read_stream(stream_name, from_version=from_version, backwards=backwards, limit=limit, connection=connection)
 
     async def stream_version(self, stream_name: str, *, connection: CallerConnection | None = None) -> int:
         """How many events the stream has."""
@@ -445,9 +441,5 @@ class JoiningStore(WatchedEventStore):
 
     async def find_event(self, event_id: UUID, *, connection: CallerConnection | None = None) -> RecordedEvent | None:
         if isinstance(connection, MemoryTransaction):
-            return connection.appended(event_id) or await self._base.find_event(event_id)
-        return await self._base.find_event(event_id, connection=connection)
-
-
-def _nobody_to_wake() -> None:
-    """Sources in memory look by themselves."""
+            return connection.appended(event_id) or await self._store.find_event(event_id)
+        return await self._store.find_event(event_id, connection=connection)

@@ -20,6 +20,7 @@ from typing import Final, Self
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 from headwater.errors import UsageError
+from headwater.waiting import first_of
 
 LOOPBACK: Final = "127.0.0.1"
 POSTGRES_PORT: Final = 5432
@@ -183,13 +184,7 @@ class _Session:
             return
         if not self._send(startup, "connect", _READY + b"E"):
             return
-        pumps = [asyncio.ensure_future(self._from_client()), asyncio.ensure_future(self._from_server(server_reader))]
-        try:
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for pump in pumps:
-                pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
+        await first_of(self._from_client(), self._from_server(server_reader))
 
     async def _read_startup(self) -> bytes | None:
         """The message that opens a session, or the one that cancels another's statement."""
