@@ -82,19 +82,20 @@ class ReadAhead:
         Raises:
             StorageUnavailable: also of what was read ahead, once everything before it is given.
         """
-        if self._slices.empty():
-            if self._reading is None or self._reading.done():
-                self._reading = asyncio.create_task(self._read_on())
-            taking = asyncio.ensure_future(self._slices.get())
-            try:
-                await asyncio.wait((self._reading, taking), return_when=asyncio.FIRST_COMPLETED)
-                if not taking.done():
-                    # It ends without a slice only by an error.
-                    await self._reading
-                return await taking
-            finally:
-                taking.cancel()
-        return self._slices.get_nowait()
+        if not self._slices.empty():
+            return self._slices.get_nowait()
+        reading = self._reading
+        if reading is None or (reading.done() and reading.exception() is None):
+            reading = self._reading = asyncio.create_task(self._read_on())
+        taking = asyncio.ensure_future(self._slices.get())
+        try:
+            await asyncio.wait((reading, taking), return_when=asyncio.FIRST_COMPLETED)
+            if not taking.done():
+                # It ends without a slice only by an error.
+                await reading
+            return await taking
+        finally:
+            taking.cancel()
 
     async def _read_on(self) -> None:
         """Up to the end of the log as it is known; whoever asks again then wants what is new."""
