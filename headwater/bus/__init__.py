@@ -51,11 +51,13 @@ from headwater.bus.divisions import TopicDivision
 from headwater.bus.draining import GroupProgress, read_group_progress, unhandled_by_group, unhandled_by_other
 from headwater.bus.firing import DueSchedules
 from headwater.bus.foreign import FOREIGN_VALUE_BYTES_MAX, FindsSchemas, ForeignFormat
+from headwater.bus.group_sources import FedByAnother, HandlerGroup, SourceName, list_groups, require_source
 from headwater.bus.kafka import KafkaReplySource, KafkaSource
 from headwater.bus.lane_marks import LANES_MAX, Lane, LaneMarks, lane_of
-from headwater.bus.log_partitions import LOG_PARTITION_COUNT, PostgresLogPartitions, require_source
+from headwater.bus.log_partitions import LOG_PARTITION_COUNT, PostgresLogPartitions
 from headwater.bus.log_records import LOG_TOPIC_PREFIX, LogRecord, log_topic
 from headwater.bus.log_replies import LogReplySource
+from headwater.bus.moving import GroupMove, GroupNotReady, MovedGroup, topics_of_group
 from headwater.bus.parked import Follower, ParkedKey, ParkedRecord, ParkedRequest, ParkedRequestKind
 from headwater.bus.parked_desk import PARKED_STATUSES, KeptKey, ParkedDesk, ParkedEvent, ParkedFilter, ParkedStatus
 from headwater.bus.partition_status import PartitionStatus
@@ -113,14 +115,18 @@ __all__ = [
     "EffectsRefused",
     "EncodedRecords",
     "ErrorAction",
+    "FedByAnother",
     "FindsSchemas",
     "Firing",
     "Follower",
     "ForeignFormat",
+    "GroupMove",
+    "GroupNotReady",
     "GroupProgress",
     "Handler",
     "HandlerCall",
     "HandlerDecorator",
+    "HandlerGroup",
     "HandlerOptions",
     "KafkaReplySource",
     "KafkaSource",
@@ -141,6 +147,7 @@ __all__ = [
     "Middleware",
     "Missed",
     "Move",
+    "MovedGroup",
     "OffsetOutOfRange",
     "OnError",
     "Park",
@@ -174,16 +181,19 @@ __all__ = [
     "ScheduleStore",
     "Schedules",
     "Skip",
+    "SourceName",
     "SourceRecord",
     "Stop",
     "Subscriptions",
     "Surroundings",
     "TopicDivision",
     "lane_of",
+    "list_groups",
     "log_topic",
     "named_classes",
     "read_group_progress",
     "require_source",
+    "topics_of_group",
     "unhandled_by_group",
     "unhandled_by_other",
 ]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final
 
-from headwater.bus.log_records import LOG_TOPIC_PREFIX
-from headwater.errors import UsageError
 from headwater.postgres import Database, sql_file
 
 LOG_PARTITION_COUNT: Final = 8
@@ -15,7 +13,6 @@ Each costs a row that is updated with nearly every batch, so few are better than
 
 _PACKAGE: Final = "headwater.bus"
 _KEEP_PARTITION_COUNT = sql_file(_PACKAGE, "keep_partition_count")
-_FIND_OTHER_TOPIC = sql_file(_PACKAGE, "find_other_topic")
 _READ_LOG_END = sql_file(_PACKAGE, "read_log_end")
 
 
@@ -37,19 +34,3 @@ class PostgresLogPartitions:
         """Of the last committed event; see `LogPartitions.last_position`."""
         async with self._database.statement_connection() as connection:
             return int(await connection.fetchval(_READ_LOG_END))
-
-
-async def require_source(database: Database, group: str, source: Literal["kafka", "postgres"]) -> None:
-    """Make sure that the group was fed by this source up to now, if it was fed at all.
-
-    Raises:
-        UsageError: by another one; its positions mean nothing here, and every event would have its effects a second time.
-    """
-    async with database.statement_connection() as connection:
-        topic = await connection.fetchval(_FIND_OTHER_TOPIC, group, LOG_TOPIC_PREFIX, source == "postgres")
-    if topic is not None:
-        before = "kafka" if source == "postgres" else "postgres"
-        raise UsageError(
-            f"the handlers of {group!r} were fed by source={before!r} up to now (they are somewhere in {topic!r}); with source={source!r} they would "
-            f"begin at the first event, and every effect would happen a second time. Set source={before!r} again; docs/sources.md says how to change"
-        )

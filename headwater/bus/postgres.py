@@ -12,6 +12,7 @@ import orjson
 
 from headwater.bus.dead_letters import DeadLetter
 from headwater.bus.divisions import TopicDivision
+from headwater.bus.group_sources import FedByAnother, source_of
 from headwater.bus.lane_marks import Lane
 from headwater.bus.parked import ParkedKey, ParkedRequest
 from headwater.bus.ports import EffectsRefused
@@ -25,6 +26,7 @@ from headwater.postgres import CallerConnection, Connection, Database, sql_file,
 
 _PACKAGE: Final = "headwater.bus"
 _CLAIM_PARTITION = sql_file(_PACKAGE, "claim_partition")
+_KEEP_GROUP_SOURCE = sql_file(_PACKAGE, "keep_group_source")
 _CONFIRM_CLAIM = sql_file(_PACKAGE, "confirm_claim")
 _HAS_LANES = sql_file(_PACKAGE, "has_lanes")
 _CLAIM_LANES = sql_file(_PACKAGE, "claim_lanes")
@@ -184,13 +186,18 @@ class PostgresEffects:
 
     async def claim(self, group: str, partition: Partition) -> PartitionPosition:
         """Become the partition's owner; see `EffectStore.claim`."""
-        row = await self._fetch_own_row(_CLAIM_PARTITION, group, *partition)
-        assert row is not None, "the statement inserts or updates one row"
+        source = source_of(partition.topic)
+        async with self._briefly_waiting() as connection:
+            await connection.execute(_KEEP_GROUP_SOURCE, group, source)
+            row = await connection.fetchrow(_CLAIM_PARTITION, group, *partition, source)
+        if row is None:
+            raise FedByAnother(group, "postgres" if source == "kafka" else "kafka", source)
         return _position(partition, row)
 
     async def confirm(self, group: str, claimed: PartitionPosition) -> PartitionPosition | None:
         """The row now, or None when it is somebody else's; see `EffectStore.confirm`."""
-        row = await self._fetch_own_row(_CONFIRM_CLAIM, group, *claimed.partition, claimed.epoch)
+        async with self._briefly_waiting() as connection:
+            row = await connection.fetchrow(_CONFIRM_CLAIM, group, *claimed.partition, claimed.epoch)
         return None if row is None else _position(claimed.partition, row)
 
     async def claim_lanes(self, group: str, claimed: PartitionPosition, lane_counts: Mapping[str, int]) -> Mapping[Lane, int] | None:
@@ -236,10 +243,6 @@ class PostgresEffects:
         with _machinery():
             async with self._database.connection() as connection:
                 return await load_parked_requests(connection, group, partitions)
-
-    async def _fetch_own_row(self, statement: str, *arguments: object) -> asyncpg.Record | None:
-        async with self._briefly_waiting() as connection:
-            return await connection.fetchrow(statement, *arguments)
 
     @asynccontextmanager
     async def _briefly_waiting(self) -> AsyncGenerator[Connection]:

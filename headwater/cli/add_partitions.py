@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from headwater.cli.broker import configured_kafka
 from headwater.cli.database import open_database
 from headwater.cli.output import JsonOption, print_json, print_table
 from headwater.cli.running import run_async
-from headwater.errors import ConfigurationError, UsageError
+from headwater.errors import UsageError
 
 if TYPE_CHECKING:
-    from headwater.config import Settings
     from headwater.kafka import KafkaSettings
     from headwater.outbox import AddedPartitions, TopicContent
     from headwater.postgres import Database
@@ -93,7 +93,7 @@ async def add_partitions(
     from headwater.postgres import topic_prefix
 
     settings = load_settings()
-    kafka, prefix = _kafka(settings), topic_prefix(settings.log_schema)
+    kafka, prefix = configured_kafka(settings), topic_prefix(settings.log_schema)
     async with open_database() as database:
         adding = PartitionAdding(
             PostgresEventStore(database),
@@ -112,14 +112,6 @@ async def add_partitions(
 
         _tell("taking the leases of all relays, and reading what the topic holds", quiet=quiet)
         return await adding.run(require_handled), looking.found
-
-
-def _kafka(settings: Settings) -> KafkaSettings:
-    from headwater.kafka import KafkaSecurity, KafkaSettings
-
-    if settings.kafka is None:
-        raise ConfigurationError("which Kafka? set HEADWATER_KAFKA=host:port, or `kafka` in headwater.yaml")
-    return KafkaSettings.parse(settings.kafka, client_id="headwater-command", security=KafkaSecurity.of(settings))
 
 
 class _Looking:

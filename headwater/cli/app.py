@@ -16,6 +16,7 @@ import typer
 from headwater.cli.archive import archive_command, close_command
 from headwater.cli.configuration import config_commands
 from headwater.cli.dead_letters import dead_letter_commands
+from headwater.cli.groups import group_commands
 from headwater.cli.log import log_commands, stream_commands
 from headwater.cli.log_files import export_command, import_command
 from headwater.cli.outbox import outbox_commands
@@ -42,6 +43,7 @@ GROUPS: Final = {
     "sagas": saga_commands,
     "dead-letters": dead_letter_commands,
     "scheduled": scheduled_commands,
+    "groups": group_commands,
     "config": config_commands,
 }
 

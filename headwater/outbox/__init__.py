@@ -56,7 +56,7 @@ from headwater.outbox.scheduled import (
     ScheduledMessages,
     SealsEvents,
 )
-from headwater.outbox.shards import RELAY_GROUP, SHARDS, shard_of, transactional_id
+from headwater.outbox.shards import RELAY_GROUP, SHARDS, count_at, shard_of, transactional_id
 
 __all__ = [
     "DELIVER_AHEAD_MAX",
@@ -95,6 +95,7 @@ __all__ = [
     "TailReader",
     "TopicContent",
     "TopicNotDrained",
+    "count_at",
     "outbox_stream",
     "read_outbox_status",
     "shard_of",

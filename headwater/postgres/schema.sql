@@ -1086,6 +1086,13 @@ CREATE SEQUENCE headwater.global_position_seq
     NO MAXVALUE
     CACHE 1;
 
+CREATE TABLE headwater.group_sources (
+    group_name text NOT NULL COLLATE pg_catalog."C",
+    source text NOT NULL COLLATE pg_catalog."C",
+    since timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT group_sources_source_known CHECK ((source = ANY (ARRAY['kafka'::text, 'postgres'::text])))
+);
+
 CREATE TABLE headwater.leases (
     name text NOT NULL COLLATE pg_catalog."C",
     holder text,
@@ -1417,6 +1424,9 @@ ALTER TABLE ONLY headwater.events
 
 ALTER TABLE ONLY headwater.events
     ADD CONSTRAINT events_stream_id_version_key UNIQUE (stream_id, version);
+
+ALTER TABLE ONLY headwater.group_sources
+    ADD CONSTRAINT group_sources_pkey PRIMARY KEY (group_name);
 
 ALTER TABLE ONLY headwater.leases
     ADD CONSTRAINT leases_pkey PRIMARY KEY (name);

@@ -22,8 +22,9 @@ GRANT EXECUTE ON FUNCTION
 -- What a service keeps: how far it relayed and consumed, what it gave up on, its read models and sagas.
 GRANT SELECT, INSERT, UPDATE ON
     headwater.leases, headwater.relay_checkpoints, headwater.relay_topics, headwater.relay_positions,
-    headwater.consumer_positions, headwater.sagas
+    headwater.group_sources, headwater.sagas
     TO {writer};
+GRANT SELECT, INSERT, UPDATE, DELETE ON headwater.consumer_positions TO {writer};
 GRANT SELECT, INSERT, UPDATE, DELETE ON headwater.dead_letters, headwater.projections, headwater.saga_deadlines, headwater.snapshots TO {writer};
 GRANT SELECT, INSERT, UPDATE, DELETE ON headwater.parked_keys, headwater.parked_messages, headwater.consumer_lanes TO {writer};
 GRANT SELECT ON headwater.parked_keys, headwater.parked_messages, headwater.consumer_lanes TO {reader};
@@ -33,7 +34,7 @@ GRANT SELECT, INSERT ON headwater.saga_history, headwater.schemas, headwater.sch
 GRANT SELECT ON
     headwater.leases, headwater.relay_checkpoints, headwater.relay_topics, headwater.relay_positions,
     headwater.consumer_positions, headwater.sagas, headwater.dead_letters, headwater.projections, headwater.saga_deadlines, headwater.saga_history,
-    headwater.snapshots, headwater.schemas, headwater.schema_versions, headwater.scheduled_messages, headwater.schedules
+    headwater.group_sources, headwater.snapshots, headwater.schemas, headwater.schema_versions, headwater.scheduled_messages, headwater.schedules
     TO {reader};
 
 -- Into how many partitions handlers see the log: kept once.

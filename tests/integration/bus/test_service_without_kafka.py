@@ -9,9 +9,11 @@ import pytest
 from pydantic import field_validator
 
 from headwater import Context, Event, Personal, Projection, Saga, SagaContext, Service, Step, on, on_deadline, starts_on
-from headwater.bus import DeadLetterDesk, require_source
+from headwater.bus import DeadLetterDesk, FedByAnother, PostgresEffects, list_groups, require_source
 from headwater.config import Settings
 from headwater.errors import BrokerUnavailable, UsageError
+from headwater.eventstore import PostgresEventStore
+from headwater.kafka import Partition
 from headwater.messages import NewEvent
 from headwater.postgres import Database
 from headwater.testing import eventually
@@ -183,10 +185,9 @@ async def test_the_setting_chooses_as_the_argument_does_and_the_argument_counts_
 
 @pytest.mark.parametrize(("topic", "source"), [("order", "postgres"), ("log:order", "kafka")])
 async def test_another_source_than_before_is_refused_before_anything_happens_twice(database: Database, topic: str, source: str) -> None:
+    await PostgresEffects(database, PostgresEventStore(database)).claim("shop", Partition(topic, 0))
     async with database.connection() as connection:
-        await connection.execute(
-            "INSERT INTO headwater.consumer_positions (group_name, topic, partition, next_offset) VALUES ('shop', $1, 0, 7)", topic
-        )
+        await connection.execute("UPDATE headwater.consumer_positions SET next_offset = 7")
     with pytest.raises(UsageError, match="a second time"):
         await require_source(database, "shop", source)  # type: ignore[arg-type]
     await require_source(database, "other", source)  # type: ignore[arg-type]
@@ -194,6 +195,17 @@ async def test_another_source_than_before_is_refused_before_anything_happens_twi
         with pytest.raises(UsageError, match="a second time"):
             async with shop(database.dsn):
                 pass
+
+
+async def test_a_group_that_has_handled_nothing_changes_its_source_by_itself(database: Database) -> None:
+    effects = PostgresEffects(database, PostgresEventStore(database))
+    claimed = await effects.claim("shop", Partition("order", 0))
+    async with shop(database.dsn):
+        pass
+    assert [(group.name, group.source) for group in await list_groups(database)] == [("shop", "postgres")]
+    with pytest.raises(FedByAnother):
+        await effects.claim("shop", Partition("order", 0))
+    assert await effects.confirm("shop", claimed) is None
 
 
 async def test_appending_needs_no_broker_either(database: Database) -> None:
