@@ -22,7 +22,7 @@ class Pair:
     faults_at_full_count: int
 
 
-FAULTS = 2
+FAULTS = 1
 """How often in `make test`."""
 PAIRS = [
     pytest.param(Pair(members.sigkill_relay, 1, 20), id="SIGKILL-relay"),
