@@ -307,6 +307,15 @@ async def test_groups_of_before_keep_their_source(empty_postgres_dsn: str) -> No
         connection.terminate()
 
 
+async def test_what_an_earlier_version_handled_tells_the_source(world: Shop) -> None:
+    await world.append(1)
+    await claimed(world, "kafka", {0: 1})
+    async with world.database.connection() as connection:
+        await connection.execute("DELETE FROM headwater.group_sources")
+    with pytest.raises(FedByAnother):
+        await PostgresEffects(world.database, world.store).claim(GROUP, Partition(log_topic(CATEGORY), 0))
+
+
 async def test_an_append_of_another_category_is_none_of_its_business(world: Shop) -> None:
     await world.append(4)
     await world.store.append("elsewhere-1", [NewEvent("SomethingHappened", "{}")], expected_version=0)
