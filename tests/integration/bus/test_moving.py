@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -28,13 +29,15 @@ from headwater.errors import NotFoundError, UsageError
 from headwater.eventstore import EventSelection, EventStore, ForwardingEventStore, PostgresEventStore, SelectedSlice
 from headwater.kafka import KafkaSettings, KafkaTopics, Partition, partition_of
 from headwater.messages import ANY, LogPosition, NewEvent
-from headwater.postgres import Database, load_migrations
+from headwater.postgres import Database, load_migrations, sql_file
 from headwater.testing import eventually
 
 CATEGORY = f"order{uuid4().hex[:8]}"
 PARTITIONS = 3
 STREAMS = 5
 GROUP = "shop"
+LOCK_GROUP_SOURCE = sql_file("headwater.bus", "lock_group_source")
+LOCK_GROUP_POSITIONS = sql_file("headwater.bus", "lock_group_positions")
 MIGRATION = "0020_expand_group_sources"
 
 
@@ -255,8 +258,9 @@ async def test_who_has_the_old_setting_can_neither_commit_nor_claim_after_the_mo
             await effects.claim(GROUP, Partition(topic, 0))
     # Nor when it comes back: nobody has claimed it again, and it is where it was.
     await world.move("postgres")
-    async with effects.transaction() as transaction:
-        assert await transaction.advance(GROUP, [Move(old, old)]) == {partition}
+    for owner in (old, replace(old, epoch=1)):
+        async with effects.transaction() as transaction:
+            assert await transaction.advance(GROUP, [Move(owner, owner)]) == {partition}
     assert (await effects.claim(GROUP, partition)).next_offset == old.next_offset
 
 
@@ -267,10 +271,12 @@ async def test_a_claim_that_waits_for_the_move_is_refused_and_a_move_waits_for_a
     async with Database(world.database.dsn) as other, other.connection() as connection:
         transaction = connection.transaction()
         await transaction.start()
-        await connection.execute("UPDATE headwater.group_sources SET source = 'kafka' WHERE group_name = $1", GROUP)
-        await connection.execute("DELETE FROM headwater.consumer_positions WHERE group_name = $1", GROUP)
+        await connection.fetch(LOCK_GROUP_SOURCE, GROUP)
+        await connection.fetch(LOCK_GROUP_POSITIONS, GROUP)
         claiming = asyncio.create_task(effects.claim(GROUP, partition))
         await eventually(lambda: _waits_for_a_lock(world.database))
+        await connection.execute("DELETE FROM headwater.consumer_positions WHERE group_name = $1", GROUP)
+        await connection.execute("UPDATE headwater.group_sources SET source = 'kafka' WHERE group_name = $1", GROUP)
         await transaction.commit()
         with pytest.raises(FedByAnother):
             await claiming
