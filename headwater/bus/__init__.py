@@ -51,7 +51,7 @@ from headwater.bus.divisions import TopicDivision
 from headwater.bus.draining import GroupProgress, read_group_progress, unhandled_by_group, unhandled_by_other
 from headwater.bus.firing import DueSchedules
 from headwater.bus.foreign import FOREIGN_VALUE_BYTES_MAX, FindsSchemas, ForeignFormat
-from headwater.bus.group_sources import FedByAnother, HandlerGroup, SourceName, list_groups, require_source
+from headwater.bus.group_sources import FedByAnother, HandlerGroup, list_groups, require_source
 from headwater.bus.kafka import KafkaReplySource, KafkaSource
 from headwater.bus.lane_marks import LANES_MAX, Lane, LaneMarks, lane_of
 from headwater.bus.log_partitions import LOG_PARTITION_COUNT, PostgresLogPartitions
@@ -181,7 +181,6 @@ __all__ = [
     "ScheduleStore",
     "Schedules",
     "Skip",
-    "SourceName",
     "SourceRecord",
     "Stop",
     "Subscriptions",

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from headwater.bus.log_records import LOG_TOPIC_PREFIX
+from headwater.config import Source
 from headwater.errors import UsageError
 from headwater.postgres import Database, sql_file
-
-SourceName: TypeAlias = Literal["kafka", "postgres"]
 
 _PACKAGE: Final = "headwater.bus"
 _READ_GROUP_SOURCE = sql_file(_PACKAGE, "read_group_source")
 _LOCK_GROUP_SOURCE = sql_file(_PACKAGE, "lock_group_source")
+_LIST_GROUP_POSITIONS = sql_file(_PACKAGE, "list_group_positions")
 _LOCK_GROUP_POSITIONS = sql_file(_PACKAGE, "lock_group_positions")
 _DELETE_GROUP_POSITIONS = sql_file(_PACKAGE, "delete_group_positions")
 _SET_GROUP_SOURCE = sql_file(_PACKAGE, "set_group_source")
@@ -38,19 +38,19 @@ class HandlerGroup:
 
     name: str
     """The service's."""
-    source: SourceName
+    source: Source
     since: datetime
     partition_count: int
     """Partitions that it ever claimed."""
     parked_keys: int
 
 
-def source_of(topic: str) -> SourceName:
+def source_of(topic: str) -> Source:
     """Which source has this topic."""
     return "postgres" if topic.startswith(LOG_TOPIC_PREFIX) else "kafka"
 
 
-async def require_source(database: Database, group: str, source: SourceName) -> None:
+async def require_source(database: Database, group: str, source: Source) -> None:
     """Make sure that the group was fed by this source up to now, if it was fed at all; one that has handled nothing changes its source here.
 
     Raises:
@@ -62,8 +62,9 @@ async def require_source(database: Database, group: str, source: SourceName) -> 
         return
     async with database.transaction() as connection:
         await connection.fetchval(_LOCK_GROUP_SOURCE, group)
+        await connection.execute(_LOCK_GROUP_POSITIONS, group)
         # One that was moved and has not worked since is at offset 0, with marks.
-        if any(row["next_offset"] or row["marks"] != "{}" for row in await connection.fetch(_LOCK_GROUP_POSITIONS, group)):
+        if any(row["next_offset"] or row["marks"] != "{}" for row in await connection.fetch(_LIST_GROUP_POSITIONS, group)):
             raise FedByAnother(group, fed_by, source)
         await connection.execute(_DELETE_GROUP_POSITIONS, group)
         await connection.execute(_SET_GROUP_SOURCE, group, source)

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from headwater.bus.reading import EncodedRecords, FindsRoute, Reading
 from headwater.bus.values import SourceRecord
-from headwater.kafka import JSON_DECODER, JSON_ENCODER, Envelope, Partition, Provenance, Record, encode_envelope
+from headwater.kafka import JSON_DECODER, Envelope, Partition, Provenance, Record, encode_envelope
 from headwater.messages import LOG_START, LogPosition, RecordedEvent
 
 LOG_TOPIC_PREFIX: Final = "log:"
@@ -28,13 +28,14 @@ def log_topic(category: str) -> str:
 class LogRecord:
     """One event of the log on its way to a partition. What a broker would hold of it is made only when somebody asks."""
 
-    __slots__ = ("envelope", "is_wanted", "offset", "partition", "topic")
+    __slots__ = ("_made", "envelope", "is_wanted", "offset", "partition", "topic")
 
     def __init__(self, partition: Partition, envelope: Envelope, *, is_wanted: bool = True) -> None:
         """Take an event to a partition; one that is not wanted there only says how far the log was read."""
         self.topic, self.partition = partition
         self.envelope, self.is_wanted = envelope, is_wanted
         self.offset = envelope.position.global_position
+        self._made: Record | None = None
 
     @property
     def timestamp(self) -> int:
@@ -55,7 +56,9 @@ class LogRecord:
 
     @property
     def _encoded(self) -> Record:
-        return encode_envelope(self.envelope, source=_SOURCE, encoded=JSON_ENCODER.encode(self.envelope.event))
+        if self._made is None:
+            self._made = encode_envelope(self.envelope, source=_SOURCE)
+        return self._made
 
 
 def mark_record(partition: Partition, log_id: UUID, position: LogPosition, event_id: UUID) -> LogRecord:

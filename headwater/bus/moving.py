@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from headwater.bus.group_sources import SourceName, source_of
+from headwater.bus.group_sources import source_of
 from headwater.bus.log_partitions import PostgresLogPartitions
 from headwater.bus.log_records import LOG_TOPIC_PREFIX, log_topic
 from headwater.bus.postgres import decoded_marks
+from headwater.config import Source
 from headwater.errors import DeliveryError, NotFoundError, UsageError
 from headwater.eventstore import EventSelection, EventStore, LogIdentity
 from headwater.kafka import Partition, partition_of, topic_of
@@ -58,7 +59,7 @@ class MovedGroup:
     """What was done."""
 
     group: str
-    source: SourceName
+    source: Source
     through: Mapping[str, LogPosition]
     """For each category, the last event that counts as handled."""
     is_changed: bool = True
@@ -86,7 +87,7 @@ class GroupMove:
         self._database, self._store, self._group = database, store, group
         self._partition_counts, self._prefix, self._on_progress = partition_counts, topic_prefix, on_progress
 
-    async def run(self, to: SourceName) -> MovedGroup:
+    async def run(self, to: Source) -> MovedGroup:
         """Move it, or change nothing.
 
         Raises:
@@ -107,10 +108,10 @@ class GroupMove:
             _require_own(self._group, identity, rows)
         before = await self._positions(fed_by, identity, rows)
         await self._require_handled(identity, before)
-        await self._carry_over(fed_by, to, identity, rows, before.through)
+        await self._carry_over(to, identity, rows, before)
         return MovedGroup(self._group, to, before.through)
 
-    async def _positions(self, source: SourceName, identity: LogIdentity, rows: Sequence[_Row]) -> _Positions:
+    async def _positions(self, source: Source, identity: LogIdentity, rows: Sequence[_Row]) -> _Positions:
         progress = await PostgresRelayPositions(self._database).load(SHARDS[0])
         return _Positions(
             {row.partition: row.marks.get(identity.log_id, LOG_START) for row in rows},
@@ -124,8 +125,9 @@ class GroupMove:
     async def _require_handled(self, identity: LogIdentity, before: _Positions) -> None:
         """Every event up to the last one handled must be handled, in each category."""
         through, after, missing, count = before.through, before.first_to_look_at(), 0, 0
+        end = max((last.global_position for last in through.values()), default=0)
         wanted = EventSelection(categories=tuple(through))
-        while through and after < max(last.global_position for last in through.values()):
+        while after < end:
             found = await self._store.read_selected(wanted, after=after, limit=_READ_AT_ONCE)
             for event in found.events:
                 position = identity.locate(event.global_position)
@@ -141,14 +143,13 @@ class GroupMove:
                 f"source={before.source!r} until it has caught up, end it, and repeat the command"
             )
 
-    async def _carry_over(
-        self, fed_by: SourceName, to: SourceName, identity: LogIdentity, rows: Sequence[_Row], through: Mapping[str, LogPosition]
-    ) -> None:
-        begins = await self._begins(to, through)
+    async def _carry_over(self, to: Source, identity: LogIdentity, rows: Sequence[_Row], before: _Positions) -> None:
+        begins = self._begins(to, before)
         async with self._database.transaction() as connection:
-            if await connection.fetchval(_LOCK_GROUP_SOURCE, self._group) != fed_by:
+            if await connection.fetchval(_LOCK_GROUP_SOURCE, self._group) != before.source:
                 raise GroupNotReady(f"somebody else moved {self._group!r} meanwhile; nothing was changed")
-            if _rows(await connection.fetch(_LOCK_GROUP_POSITIONS, self._group)) != rows:
+            await connection.execute(_LOCK_GROUP_POSITIONS, self._group)
+            if _rows(await connection.fetch(_LIST_GROUP_POSITIONS, self._group)) != rows:
                 raise GroupNotReady(f"{self._group!r} works; nothing was changed. End every process that runs it, and repeat the command")
             if parked := await connection.fetchval(_COUNT_GROUP_PARKED, self._group):
                 raise GroupNotReady(
@@ -169,13 +170,12 @@ class GroupMove:
             )
             await connection.execute(_SET_GROUP_SOURCE, self._group, to)
 
-    async def _begins(self, to: SourceName, through: Mapping[str, LogPosition]) -> list[_Begin]:
+    def _begins(self, to: Source, before: _Positions) -> list[_Begin]:
         """Every partition of the new source, and where to begin in it."""
         begins: list[_Begin] = []
-        log_partition_count = await PostgresLogPartitions(self._database).count()
-        for category, last in through.items():
+        for category, last in before.through.items():
             if to == "postgres":
-                topic, count, next_offset = log_topic(category), log_partition_count, last.global_position + 1
+                topic, count, next_offset = log_topic(category), before.log_partition_count, last.global_position + 1
             else:
                 # Kafka's offsets tell nothing of positions: its records are read from the first one, and dropped up to the last one handled.
                 topic = topic_of(category, self._prefix)
@@ -197,7 +197,7 @@ class _Positions:
     """How far a group got in each partition of the source of before."""
 
     marks: Mapping[Partition, LogPosition]
-    source: SourceName
+    source: Source
     prefix: str
     log_partition_count: int
     partition_counts: Mapping[str, int]

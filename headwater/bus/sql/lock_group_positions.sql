@@ -1,10 +1,6 @@
--- How far a group got, as list_group_positions has it; every row is locked, once commits under way are over.
+-- Lock every position of a group, once commits under way are over; list_group_positions then reads them.
 -- $1 group_name text. Relies on consumer_positions_pkey.
-SELECT topic,
-       partition,
-       epoch,
-       next_offset,
-       marks::text AS marks
+SELECT
   FROM headwater.consumer_positions
  WHERE group_name = $1
  ORDER BY topic,

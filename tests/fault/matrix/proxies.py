@@ -16,7 +16,7 @@ from typing import Self
 
 from aiokafka.protocol import produce
 
-from headwater.coordination.holding import first_of
+from headwater.waiting import first_of
 
 LOOPBACK = "127.0.0.1"
 CHUNK_BYTES = 65_536

@@ -272,7 +272,7 @@ async def test_a_claim_that_waits_for_the_move_is_refused_and_a_move_waits_for_a
         transaction = connection.transaction()
         await transaction.start()
         await connection.fetch(LOCK_GROUP_SOURCE, GROUP)
-        await connection.fetch(LOCK_GROUP_POSITIONS, GROUP)
+        await connection.execute(LOCK_GROUP_POSITIONS, GROUP)
         claiming = asyncio.create_task(effects.claim(GROUP, partition))
         await eventually(lambda: _waits_for_a_lock(world.database))
         await connection.execute("DELETE FROM headwater.consumer_positions WHERE group_name = $1", GROUP)
