@@ -11,7 +11,7 @@ import typer
 
 from headwater.cli.broker import configured_kafka
 from headwater.cli.database import open_database
-from headwater.cli.output import JsonOption, print_json, print_table
+from headwater.cli.output import JsonOption, can_ask, print_json, print_table
 from headwater.cli.running import run_async
 from headwater.errors import UsageError
 
@@ -66,7 +66,7 @@ def add_partitions_command(
 
     Example: `headwater outbox add-partitions order --partitions 12`
     """
-    if not yes and (json_output or not (sys.stdin.isatty() and sys.stdout.isatty())):
+    if not yes and not can_ask(json_output=json_output):
         raise UsageError(f"this would divide {topic!r} anew, which cannot be undone, and nobody can be asked; repeat it with --yes")
     done, looked_at = run_async(add_partitions(topic, partitions, wait, frozenset(except_group or ()), yes=yes, quiet=json_output))
     if json_output:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headwater.cli.database import open_database
-from headwater.cli.output import JsonOption, print_json, shown
+from headwater.cli.output import JsonOption, can_ask, print_json, shown
 from headwater.cli.running import run_async
 from headwater.errors import UsageError
 
@@ -26,7 +26,7 @@ def close_command(
 
     Asks first; where nobody can be asked, and with --json, --yes must be given. Example: `headwater stream close order-1`
     """
-    if not yes and (json_output or not (sys.stdin.isatty() and sys.stdout.isatty())):
+    if not yes and not can_ask(json_output=json_output):
         raise UsageError(f"this would close {stream_name} for good, and nobody can be asked; repeat it with --yes")
     if not yes:
         typer.confirm(f"close {stream_name} for good? It cannot be opened again.", abort=True)

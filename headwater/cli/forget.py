@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from headwater.cli.output import print_json, print_table
+from headwater.cli.output import can_ask, print_json, print_table
 from headwater.cli.replay import replay_shown, require_named_database
 from headwater.cli.running import run_async
 from headwater.cli.target import load_service
@@ -106,7 +106,7 @@ def _sagas_with_personal_events(service: Service) -> list[str]:
 
 def _ask(count: int, *, json_output: bool) -> None:
     whom = "1 subject" if count == 1 else f"{count:,} subjects"
-    if json_output or not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not can_ask(json_output=json_output):
         raise UsageError(f"this would forget {whom} for ever, and nobody can be asked; repeat it with --yes")
     typer.confirm(f"forget {whom}? Nothing that was sealed for them can ever be read again.", abort=True)
 

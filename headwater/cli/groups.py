@@ -12,7 +12,7 @@ import typer
 
 from headwater.cli.broker import configured_kafka
 from headwater.cli.database import open_database
-from headwater.cli.output import JsonOption, print_json, print_table
+from headwater.cli.output import JsonOption, can_ask, print_json, print_table
 from headwater.cli.running import run_async
 from headwater.errors import UsageError
 
@@ -57,7 +57,7 @@ def move_command(group: GroupArgument, to: ToOption, yes: YesOption = False, jso
     Example: `headwater groups move shop --to kafka`
     """
     if not yes:
-        if json_output or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        if not can_ask(json_output=json_output):
             raise UsageError(f"this would move {group!r} to {to}, and nobody can be asked; repeat it with --yes")
         typer.confirm(f"have the handlers of {group} fed by {to} from now on?", abort=True)
     moved = run_async(move(group, to, quiet=json_output))

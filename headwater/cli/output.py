@@ -30,6 +30,11 @@ LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, max=LIMIT_MAX,
 _UNPRINTABLE = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
+def can_ask(*, json_output: bool) -> bool:
+    """Whether somebody sits there who can answer a question."""
+    return not json_output and sys.stdin.isatty() and sys.stdout.isatty()
+
+
 def print_json(value: object) -> None:
     """One line of JSON; moments in UTC with a Z, and the data of events as it was stored."""
     import orjson

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from headwater.cli.database import open_database
-from headwater.cli.output import print_facts, print_json, print_table, printable, shortened
+from headwater.cli.output import can_ask, print_facts, print_json, print_table, printable, shortened
 from headwater.errors import UsageError
 
 if TYPE_CHECKING:
@@ -161,10 +160,10 @@ def ask(verb: str, nouns: str, count: int, total: int, *, without_asking: bool, 
     how_many = (
         f"the oldest {count:,} of {total:,} {nouns}" if count < total else f"{count:,} {nouns if count != 1 else nouns.removesuffix('s')}"
     )
-    can_ask = sys.stdin.isatty() and sys.stdout.isatty() and not json_output
-    if yes or (without_asking and not can_ask):
+    somebody_is_there = can_ask(json_output=json_output)
+    if yes or (without_asking and not somebody_is_there):
         return
-    if not can_ask:
+    if not somebody_is_there:
         raise UsageError(f"this would {verb} {how_many}, and nobody can be asked; repeat it with --yes")
     typer.confirm(f"{verb} {how_many}?", abort=True)
 
